@@ -1,0 +1,59 @@
+"""The seam to servers and frameworks: types that every framework accepts, and the little that layers do to messages."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol, TypeAlias
+
+from llm_authmw.context import RequestContext
+from llm_authmw.dialects import render
+from llm_authmw.errors import Denial
+
+# Starlette, Litestar and asgiref each type a scope and a message in a way that the others do not accept. With these
+# aliases our layers fit all of them under mypy strict and pyright.
+Scope: TypeAlias = Any
+Message: TypeAlias = Any
+Receive: TypeAlias = Callable[[], Awaitable[Any]]
+Send: TypeAlias = Callable[[Any], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Resource(Protocol):
+    """What layers share and the app's lifespan owns: a store, later an issuer."""
+
+    async def start(self) -> None:
+        """Make it ready; starting twice is starting once."""
+
+    async def aclose(self) -> None:
+        """End it; it starts again on its next use."""
+
+
+class Composed:
+    """An app that is one of our layers with something around it. Whoever looks at its neighbour looks at `entry`."""
+
+    entry: ASGIApp
+
+
+def unwrap(app: Any) -> Any:
+    """Return the layer or app that a request meets first."""
+    while isinstance(app, Composed):
+        app = app.entry
+    return app
+
+
+POLICY_VIOLATION: Final = 1008
+"""The WebSocket close code for a refusal (RFC 6455 §7.4.1)."""
+
+
+async def send_denial(scope: Scope, send: Send, denial: Denial, context: RequestContext) -> None:
+    """Answer a request with a denial, before anything else was sent on it.
+
+    A WebSocket that was not accepted yet is answered with a whole HTTP response where the server can, else with a close
+    that servers turn into a bare 403.
+    """
+    if scope["type"] == "websocket" and "websocket.http.response" not in (scope.get("extensions") or {}):
+        # A reason given before the socket is accepted is lost, and some servers mind it.
+        await send({"type": "websocket.close", "code": POLICY_VIOLATION})
+        return
+    kind = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
+    status, headers, body = render(denial, scope, context.request_id)
+    await send({"type": f"{kind}.start", "status": status, "headers": headers})
+    await send({"type": f"{kind}.body", "body": body, "more_body": False})

@@ -1,0 +1,27 @@
+"""Time as an argument. Everything that asks what time it is takes a `Clock`, so that tests never wait."""
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Two readings, which must not be mixed: dates come from `now`, durations from `monotonic`."""
+
+    def now(self) -> float:
+        """Return seconds since 1970-01-01 UTC; may jump when an operator sets the clock."""
+
+    def monotonic(self) -> float:
+        """Return seconds since some fixed moment; never goes back."""
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    now = staticmethod(time.time)
+    monotonic = staticmethod(time.monotonic)
+
+    def __repr__(self) -> str:
+        return "SystemClock()"
+
+
+SYSTEM_CLOCK = SystemClock()

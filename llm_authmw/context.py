@@ -1,0 +1,127 @@
+"""The one mutable object of a request, which the outermost of our layers opens and every other one finds."""
+
+import logging
+import random
+from contextvars import ContextVar, Token
+from typing import Any, Final
+
+import msgspec
+from starlette.authentication import AuthCredentials
+
+from llm_authmw.errors import Denial
+from llm_authmw.network import Address, TrustedProxies, peer_address
+from llm_authmw.principal import ANONYMOUS, Principal
+
+logger: Final = logging.getLogger("llm_authmw")
+
+CONTEXT_KEY: Final = "llm_authmw.context"
+
+_current: Final[ContextVar[Principal]] = ContextVar("llm_authmw.principal")
+
+
+class Decision(msgspec.Struct, frozen=True, gc=False):
+    """What one layer decided.
+
+    Attributes:
+        layer: The layer's name.
+        outcome: "allowed", "denied", or "passed" where the layer found no credential of its own.
+        reason: The exact reason code of a denial.
+        credential_id: The id of the credential that was judged, if it was found out; never the credential.
+        mark: What a reader of the record should notice: "master_key", "retiring_secret", "imported_secret".
+    """
+
+    layer: str
+    outcome: str
+    reason: str | None = None
+    credential_id: str | None = None
+    mark: str | None = None
+
+
+class RequestContext(msgspec.Struct, eq=False):
+    """What our layers know of one request.
+
+    It is the same object in every copy of the scope, deep ones too: what an inner layer writes, an outer one reads.
+
+    Attributes:
+        proxies: The one trusted-proxy setting, from whoever opened the context.
+        principal: Who is calling; anonymous until a layer has decided.
+        decisions: What each layer decided, in the order in which they did.
+        denial: A denial that came from inside the app (a framework dependency); the layer renders it when the app's
+            own error response starts.
+        authentication: The run of authentication layers that the request is in; theirs alone.
+    """
+
+    proxies: TrustedProxies | None = None
+    principal: Principal = ANONYMOUS
+    decisions: list[Decision] = []
+    denial: Denial | None = None
+    authentication: Any = None
+    _request_id: str | None = None
+    _address: Address | None = None
+    _address_known: bool = False
+
+    @classmethod
+    def of(cls, scope: Any, proxies: TrustedProxies | None = None) -> "RequestContext":
+        """Find the context in the scope, or open one there."""
+        context: RequestContext | None = scope.get(CONTEXT_KEY)
+        if context is None:
+            context = scope[CONTEXT_KEY] = cls(proxies)
+        elif context.proxies is None:
+            context.proxies = proxies
+        return context
+
+    @property
+    def request_id(self) -> str:
+        """An id of ours for this request, 16 hexadecimal digits; never one that the client chose. It is no secret."""
+        if self._request_id is None:
+            self._request_id = f"{random.getrandbits(64):016x}"
+        return self._request_id
+
+    def client_address(self, scope: Any) -> Address | None:
+        """Return the client's address as the one trusted-proxy setting resolves it, or None where it is not known."""
+        if not self._address_known:
+            self._address = self.proxies.client_address(scope) if self.proxies is not None else peer_address(scope)
+            self._address_known = True
+        return self._address
+
+    def record(self, denial: Denial, *, credential_id: str | None = None, mark: str | None = None) -> None:
+        """Note a denial among the decisions, and in the log: ids and reason codes only."""
+        self.decisions.append(Decision(denial.layer, "denied", denial.reason, credential_id, mark))
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("request %s denied by %s: %s (credential %s)", self.request_id, denial.layer, denial.reason, credential_id)
+
+    def __copy__(self) -> "RequestContext":
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "RequestContext":
+        return self
+
+    def __repr__(self) -> str:
+        return f"RequestContext(request_id={self.request_id!r}, subject={self.principal.subject!r})"
+
+
+def current_principal() -> Principal:
+    """Return who is calling, from anywhere inside the request, without the request at hand.
+
+    Raises:
+        LookupError: Not inside a request that one of our authentication layers let through. Reading it from a task that
+            outlives its request, or from outside a `BaseHTTPMiddleware`, is such a case: `request.user` works there.
+    """
+    try:
+        return _current.get()
+    except LookupError:
+        raise LookupError("current_principal() was called outside a request that an authentication layer let through") from None
+
+
+def publish(scope: Any, principal: Principal) -> Token[Principal]:
+    """Set the principal where the frameworks look for it; return the token that `unpublish` takes."""
+    scope["user"] = principal
+    # Never shared between requests: a handler that appends to its scopes would grant them to everybody after it.
+    scope["auth"] = AuthCredentials(principal.scopes)
+    state = scope.get("state")
+    # Copied, not written into: a server may hand the same lifespan state to every request.
+    scope["state"] = {**state, "principal": principal} if state else {"principal": principal}
+    return _current.set(principal)
+
+
+unpublish: Final = _current.reset

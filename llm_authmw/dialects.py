@@ -1,0 +1,160 @@
+"""Render a denial in the dialect that the client speaks. This is the only place that does.
+
+OpenAI, Anthropic and Gemini error bodies are what their SDKs parse into typed errors; everybody else gets RFC 9457
+problem+json. The reason code goes out as a header too, in every dialect, since some SDKs drop what a body says.
+"""
+
+import functools
+import math
+from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
+
+from llm_authmw.errors import Denial
+
+Dialect: TypeAlias = Literal["openai", "anthropic", "gemini", "problem"]
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+
+REASON_HEADER: Final = b"x-authmw-reason"
+REQUEST_ID_HEADER: Final = b"x-request-id"
+PROBLEM_TYPE: Final = "urn:llm-authmw:reason:"
+
+_ANY_REQUEST: Final = b"0" * 16
+
+_encode: Final = msgspec.json.Encoder().encode
+
+_OPENAI_SEGMENTS: Final = frozenset(
+    {
+        "v1",
+        "openai",
+        "chat",
+        "completions",
+        "responses",
+        "embeddings",
+        "models",
+        "moderations",
+        "images",
+        "audio",
+        "files",
+        "batches",
+        "realtime",
+    }
+)
+_OPENAI_TYPES: Final = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_ANTHROPIC_TYPES: Final = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+_GEMINI_STATUS: Final = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    429: "RESOURCE_EXHAUSTED",
+    503: "UNAVAILABLE",
+}
+_TITLES: Final = {
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    413: "Content Too Large",
+    429: "Too Many Requests",
+    503: "Service Unavailable",
+}
+# RFC 6750 §3.1; a 401 without any credential carries no error code (§3).
+_BEARER_ERRORS: Final = {400: "invalid_request", 401: "invalid_token", 403: "insufficient_scope"}
+
+
+def dialect_of(scope: Any) -> Dialect:
+    """Guess from path and headers which dialect the client speaks."""
+    path: str = scope["path"]
+    for name, value in scope["headers"]:
+        lowered = name.lower()
+        if lowered == b"anthropic-version":
+            return "anthropic"
+        if lowered == b"x-goog-api-key":
+            return "gemini"
+        if lowered == b"accept" and b"application/problem+json" in value:
+            return "problem"
+    if path.endswith(("/v1/messages", "/v1/messages/count_tokens")):
+        return "anthropic"
+    if "/v1beta/" in path or path.rpartition(":")[2] in ("generateContent", "streamGenerateContent", "embedContent", "countTokens"):
+        return "gemini"
+    return "problem" if _OPENAI_SEGMENTS.isdisjoint(path.split("/")) else "openai"
+
+
+def render(denial: Denial, scope: Any, request_id: str) -> tuple[int, Headers, bytes]:
+    """Return status, headers and body of the answer to a denied request."""
+    known, body = _rendered(
+        dialect_of(scope), denial.status, denial.public_reason, denial.message, denial.need, denial.challenges, denial.retry_after
+    )
+    return denial.status, [*known, (REQUEST_ID_HEADER, request_id.encode())], body.replace(_ANY_REQUEST, request_id.encode())
+
+
+@functools.lru_cache(maxsize=1024)
+def _rendered(
+    dialect: Dialect, status: int, reason: str, message: str, need: str | None, challenges: tuple[str, ...], retry_after: float | None
+) -> tuple[Headers, bytes]:
+    """Render what does not differ from one request to the next; a flood of denials costs no more than a flood of answers."""
+    body = _encode(error_object(dialect, status, reason, message, need))
+    headers: Headers = [
+        (b"content-type", b"application/problem+json" if dialect == "problem" else b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+        (REASON_HEADER, reason.encode()),
+    ]
+    headers += [(b"www-authenticate", challenge.encode()) for challenge in _challenges(status, reason, need, challenges)]
+    if retry_after is not None:
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(retry_after))))
+    return headers, body
+
+
+def error_object(dialect: Dialect, status: int, reason: str, message: str, need: str | None) -> dict[str, Any]:
+    """Return the error as that dialect's JSON object, with a stand-in of the same length for the request's id."""
+    text = message if need is None else f"{message} Needed: {need}."
+    request_id = _ANY_REQUEST.decode()
+    if dialect == "openai":
+        kind = _OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+        return {"error": {"message": text, "type": kind, "param": None, "code": reason}}
+    if dialect == "anthropic":
+        kind = _ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
+        return {"type": "error", "error": {"type": kind, "message": text}, "request_id": request_id}
+    if dialect == "gemini":
+        details = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason.upper(), "domain": "llm-authmw"}]
+        name = _GEMINI_STATUS.get(status, "INTERNAL" if status >= 500 else "INVALID_ARGUMENT")
+        return {"error": {"code": status, "message": text, "status": name, "details": details}}
+    return {
+        "type": PROBLEM_TYPE + reason,
+        "title": _TITLES.get(status, "Error"),
+        "status": status,
+        "detail": text,
+        "instance": f"urn:llm-authmw:request:{request_id}",
+        "reason": reason,
+    }
+
+
+def error_event(denial: Denial, scope: Any, request_id: str) -> bytes:
+    """Return the server-sent event that ends a stream which was cut, as the client's SDK expects it."""
+    dialect = dialect_of(scope)
+    _, body = _rendered(dialect, denial.status, denial.public_reason, denial.message, denial.need, (), None)
+    name = b"event: error\n" if dialect == "anthropic" else b""
+    return name + b"data: " + body.replace(_ANY_REQUEST, request_id.encode()) + b"\n\n"
+
+
+def _challenges(status: int, reason: str, need: str | None, challenges: tuple[str, ...]) -> list[str]:
+    error = _BEARER_ERRORS.get(status)
+    if error is None or reason == "missing_credential" or (error == "insufficient_scope") != (reason == "insufficient_scope"):
+        return list(dict.fromkeys(challenges))
+    return list(dict.fromkeys(_with_error(challenge, error, need) for challenge in challenges))
+
+
+def _with_error(challenge: str, error: str, need: str | None) -> str:
+    scheme, blank, _ = challenge.partition(" ")
+    if scheme != "Bearer":
+        return challenge
+    told = f'{challenge}{"," if blank else ""} error="{error}"'
+    return told if error != "insufficient_scope" or need is None else f'{told}, scope="{need}"'

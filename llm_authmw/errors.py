@@ -1,0 +1,115 @@
+"""Everything that this package raises.
+
+AuthmwError
+├── ConfigurationError     a wrong, ignored or contradictory option; raised when the object that has it is built
+│   └── MissingExtraError  an optional dependency is not installed; says which extra brings it
+├── InvalidValueError      a value that a person wrote is outside its grammar (a limit, a route pattern, a name)
+├── StoreError             the store did not do what was asked
+│   ├── StoreUnavailableError   it is down, locked or too slow; trying again can help
+│   ├── StoreReadOnlyError      it cannot be written
+│   └── StoreCorruptError       its file is not what we wrote, or is newer than this release
+├── NotFoundError          no such key or account
+├── ConflictError          the change contradicts what is stored (a revoked key, a reused idempotency key)
+└── Denial                 the decision against a request; rendered for the client by `llm_authmw.dialects`
+"""
+
+from collections.abc import Sequence
+
+from llm_authmw.reasons import REASONS
+
+
+class AuthmwError(Exception):
+    """The base of everything that this package raises."""
+
+
+class ConfigurationError(AuthmwError, ValueError):
+    """An option is wrong, contradicts another one, or would be ignored."""
+
+    def __init__(self, option: str, problem: str) -> None:
+        super().__init__(f"{option}: {problem}")
+        self.option = option
+        self.problem = problem
+
+
+class MissingExtraError(ConfigurationError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, option: str, extra: str) -> None:
+        super().__init__(option, f"needs an optional dependency: pip install 'llm-authmw[{extra}]'")
+        self.extra = extra
+
+
+class InvalidValueError(AuthmwError, ValueError):
+    """A value that a person wrote is outside its grammar. The text says what was expected."""
+
+
+class StoreError(AuthmwError):
+    """The store did not do what was asked. The text holds no row and no secret."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store is down, locked or too slow; trying again can help."""
+
+
+class StoreReadOnlyError(StoreError):
+    """The store cannot be written: the file, its directory or its file system is read-only."""
+
+
+class StoreCorruptError(StoreError):
+    """The store's content is not what this release wrote. Nothing was changed."""
+
+
+class NotFoundError(AuthmwError, LookupError):
+    """No such key or account in this tenant."""
+
+
+class ConflictError(AuthmwError):
+    """The change contradicts what is stored."""
+
+
+class Denial(AuthmwError):  # noqa: N818 - a decision, raised only where a value cannot be returned
+    """A decision against a request, and what the client is told about it.
+
+    It is a value: layers return it and hand it on. It may also be raised, by a user's authenticator or from inside a
+    framework dependency, and means the same there.
+
+    Args:
+        reason: The exact reason code, for the record; one of `llm_authmw.reasons.REASONS`.
+        layer: The name of the layer that decided.
+        public_reason: What the client is told. Left out: what the table says, which hides the states of a key.
+        rule: The rule, role or policy that decided, if one did.
+        need: What would have been needed (a scope, a role), in words that the client may see.
+        retry_after: Seconds after which trying again can help; None when waiting does not help.
+        challenges: Values for `WWW-Authenticate` (RFC 9110 §11.6.1).
+
+    Raises:
+        KeyError: `reason` or `public_reason` is not in the table.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        layer: str = "",
+        public_reason: str | None = None,
+        rule: str | None = None,
+        need: str | None = None,
+        retry_after: float | None = None,
+        challenges: Sequence[str] = (),
+    ) -> None:
+        known = REASONS[reason]
+        self.reason = reason
+        self.public_reason = public_reason or known.public or reason
+        told = REASONS[self.public_reason]
+        super().__init__(reason)
+        self.status = told.status
+        self.message = told.message
+        self.layer = layer
+        self.rule = rule
+        self.need = need
+        self.retry_after = retry_after if retry_after is not None else told.retry_after
+        self.challenges = tuple(challenges)
+        self.credential_id: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Denial(status={self.status}, reason={self.reason!r}, layer={self.layer!r})"

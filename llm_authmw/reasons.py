@@ -1,0 +1,52 @@
+"""The reason codes: one table, from which errors, the documentation and the tests are made. A code is never renamed."""
+
+from typing import Final, NamedTuple
+
+
+class Reason(NamedTuple):
+    """What a reason code means.
+
+    Attributes:
+        status: The HTTP status of a denial for this reason.
+        message: The fixed text that a client may see; no value of the request or of a store is ever put into it.
+        public: The code that the client is told instead, where the exact one would say too much.
+        retry_after: Seconds to wait, where waiting helps whatever the request was.
+    """
+
+    status: int
+    message: str
+    public: str | None = None
+    retry_after: float | None = None
+
+
+_KEY: Final = "The API key is not valid."
+
+REASONS: Final[dict[str, Reason]] = {
+    # Nothing to decide on, or more than one thing.
+    "missing_credential": Reason(401, "No credential was sent. Send an API key as 'Authorization: Bearer <key>'."),
+    "credential_not_accepted": Reason(401, "A credential was sent, but of a kind or in a place that is not accepted here."),
+    "invalid_token": Reason(401, "The bearer token is not one that is accepted here."),
+    "ambiguous_credential": Reason(400, "More than one credential was sent. Send exactly one."),
+    "repeated_credential": Reason(400, "A header or parameter that carries a credential was sent twice. Send it once."),
+    "malformed_credential": Reason(400, "The credential is not well-formed: printable ASCII without blanks, at most 16 KiB."),
+    # API keys. What the client hears is one and the same, so that a guess learns nothing.
+    "invalid_api_key": Reason(401, _KEY),
+    "key_malformed": Reason(401, _KEY, public="invalid_api_key"),
+    "key_unknown": Reason(401, _KEY, public="invalid_api_key"),
+    "key_mismatch": Reason(401, _KEY, public="invalid_api_key"),
+    "key_not_yet_valid": Reason(401, "The API key is not valid yet.", public="invalid_api_key"),
+    "key_expired": Reason(401, "The API key has expired.", public="invalid_api_key"),
+    "key_rotated": Reason(401, "The API key was replaced, and its time of grace is over.", public="invalid_api_key"),
+    "key_blocked": Reason(401, "The API key is blocked.", public="invalid_api_key"),
+    "key_revoked": Reason(401, "The API key was revoked.", public="invalid_api_key"),
+    "account_blocked": Reason(401, "The account that the API key belongs to is blocked.", public="invalid_api_key"),
+    # A known caller who may not.
+    "network_not_allowed": Reason(403, "This credential may not be used from this network address."),
+    "route_not_allowed": Reason(403, "This credential may not be used for this method and path."),
+    "ambiguous_path": Reason(400, "The path can be read in more than one way. Send it in its canonical form."),
+    "insufficient_scope": Reason(403, "The credential lacks a scope that this operation needs."),
+    # No decision could be reached, which is a denial.
+    "store_unavailable": Reason(503, "The credential could not be checked just now. Try again shortly.", retry_after=1.0),
+    "pepper_unavailable": Reason(503, "The credential could not be checked just now.", public="store_unavailable"),
+    "check_failed": Reason(503, "The credential could not be checked just now.", public="store_unavailable"),
+}

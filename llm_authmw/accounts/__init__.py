@@ -1,0 +1,1 @@
+"""What a tenant knows of its users, teams, organisations and end users."""

@@ -1,0 +1,1 @@
+"""Who is calling: one layer for each kind of credential."""

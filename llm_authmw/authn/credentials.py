@@ -1,0 +1,105 @@
+"""What a caller presents: found once for a run of layers, in one pass over the raw headers.
+
+Two caller credentials, even equal ones, are refused: which of them the app would honour is not ours to guess
+(GHSA-57q6-fvp4-pqmm). Cookies and what a proxy adds are not caller credentials.
+"""
+
+import re
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from llm_authmw.errors import Denial
+
+AUTHORIZATION: Final = b"authorization"
+KEY_HEADERS: Final = frozenset({b"x-api-key", b"api-key", b"x-goog-api-key"})
+CALLER_HEADERS: Final = KEY_HEADERS | {AUTHORIZATION}
+SUBPROTOCOL: Final = "openai-insecure-api-key."
+"""What browsers put before the key in `Sec-WebSocket-Protocol`, for lack of a header that they may set."""
+
+MAX_CREDENTIAL: Final = 16_384
+
+_AUTHORIZATION: Final = re.compile(rb"([A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]*) +([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)")
+_WORD: Final = re.compile(rb"[\x21-\x7e]+")
+_BEARER: Final = re.compile(rb"[Bb]earer ([\x21-\x7e]+)")
+
+
+class Credential(msgspec.Struct, frozen=True, gc=False):
+    """A credential as it was presented. It holds the secret: it is never logged, and its `repr` hides it.
+
+    Attributes:
+        channel: The header's name in lower case, `subprotocol`, or `query`.
+        scheme: The scheme of `Authorization` in lower case (RFC 9110 §11.4), else empty.
+        token: What follows the scheme, or the whole value.
+    """
+
+    channel: bytes
+    scheme: bytes
+    token: bytes
+
+    def __repr__(self) -> str:
+        return f"Credential(channel={self.channel!r}, scheme={self.scheme!r})"
+
+
+def find_credential(scope: Any, headers: frozenset[bytes], query_parameters: frozenset[str]) -> Credential | Denial | None:
+    """Find the caller's credential.
+
+    Args:
+        scope: The connection.
+        headers: The names of the headers that may carry one, in lower case.
+        query_parameters: The names of the query parameters that may.
+
+    Returns:
+        The credential; a denial where there are two, or one that is not well-formed; None where there is none.
+    """
+    found: list[tuple[bytes, bytes]] = []
+    for name, value in scope["headers"]:  # a plain loop: this line is a tenth of what a warm key costs
+        if name.lower() in headers:
+            found.append((name.lower(), value))
+    if scope["type"] == "websocket":
+        found += _subprotocols(scope)
+    if query_parameters and scope["query_string"]:
+        found += _query(scope["query_string"], query_parameters)
+    if not found:
+        return None
+    channel, value = found[0]
+    if len(found) > 1:
+        return Denial("repeated_credential" if all(name == channel for name, _ in found) else "ambiguous_credential")
+    value = value.strip(b" \t")
+    if len(value) > MAX_CREDENTIAL:
+        return Denial("malformed_credential")
+    if channel != AUTHORIZATION:
+        return Credential(channel, b"", value) if _WORD.fullmatch(value) else Denial("malformed_credential")
+    return _authorization(value)
+
+
+def _authorization(value: bytes) -> Credential | Denial:
+    usual = _BEARER.fullmatch(value)
+    if usual is not None:
+        return Credential(AUTHORIZATION, b"bearer", usual[1])
+    match = _AUTHORIZATION.fullmatch(value)
+    if match is None:
+        # One word alone is a key that somebody put there without a scheme: well-formed, and accepted by nobody. `Bearer`
+        # alone is a client whose key is empty.
+        if _WORD.fullmatch(value) and value.lower() != b"bearer":
+            return Credential(AUTHORIZATION, b"none", value)
+        return Denial("malformed_credential")
+    scheme, token = match[1].lower(), match[2]
+    if scheme == b"bearer" and b" " in token:
+        return Denial("malformed_credential")
+    return Credential(AUTHORIZATION, scheme, token)
+
+
+def _subprotocols(scope: Any) -> list[tuple[bytes, bytes]]:
+    offered: list[str] = scope.get("subprotocols") or []
+    return [
+        (b"subprotocol", name.removeprefix(SUBPROTOCOL).encode("utf-8", "surrogateescape"))
+        for name in offered
+        if name.startswith(SUBPROTOCOL)
+    ]
+
+
+def _query(query: bytes, parameters: frozenset[str]) -> list[tuple[bytes, bytes]]:
+    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, errors="surrogateescape")
+    return [(b"query", value.encode("utf-8", "surrogateescape")) for name, value in pairs if name in parameters]

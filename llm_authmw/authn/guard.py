@@ -1,0 +1,152 @@
+"""What stands between a layer and an app that it let in: ends streams and sockets whose credential stands no longer.
+
+A streamed answer is looked at with every chunk, a socket with every message and while it idles. An answer in one piece goes
+out as it is: it was decided before the app ran.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import msgspec
+
+from llm_authmw.asgi import POLICY_VIOLATION, ASGIApp, Message, Receive, Scope, Send, send_denial
+from llm_authmw.authn.run import Standing
+from llm_authmw.context import RequestContext
+from llm_authmw.dialects import error_event
+from llm_authmw.errors import Denial
+
+
+class CredentialEndedError(OSError):
+    """Raised into an app that goes on sending after its stream was ended; to the app, the client has gone."""
+
+
+class Guard(msgspec.Struct, eq=False):
+    """One request that was let in, on its way through the app.
+
+    Attributes:
+        scope: The connection.
+        send: The server's.
+        context: The request's; a denial that a framework dependency leaves there is rendered in place of the app's answer.
+        standing: Whether the credential still stands; None where it cannot end.
+        ended: Whether the answer was ended here, so that whatever the app does after it is of no consequence.
+    """
+
+    scope: Scope
+    send: Send
+    context: RequestContext
+    standing: Standing | None
+    ended: bool = False
+    _over: bool = False
+    _start: Message = None
+    _last: Message = None
+
+    def http_send(self) -> Send:
+        """Return the `send` for an HTTP app."""
+        send, context, standing = self.send, self.context, self.standing
+        holds: Callable[[], bool] = standing.holds if standing is not None else _always
+
+        async def guarded(message: Message) -> None:
+            if self._start is None:
+                # Early hints and debug messages come before the start and are not an answer yet.
+                if message["type"] == "http.response.start":
+                    if context.denial is not None:
+                        return await self._replace(context.denial)
+                    self._start = message
+            elif self._over or (message.get("more_body") and not holds() and await self._must_end()):
+                return self._after_the_end()
+            else:
+                self._last = message
+            return await send(message)
+
+        return guarded
+
+    async def websocket(self, app: ASGIApp, receive: Receive, standing: Standing | None) -> None:
+        """Run a WebSocket app, and end the socket when the credential does, also while it idles."""
+        if standing is None:
+            await app(self.scope, receive, self._websocket_send())
+            return
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._watch, standing, tasks.cancel_scope)
+                await app(self.scope, self._websocket_receive(receive), self._websocket_send())
+                tasks.cancel_scope.cancel("the app has finished")
+        except BaseExceptionGroup as group:
+            # The task group is ours, so that the app's own error leaves as the app raised it.
+            if len(group.exceptions) == 1:
+                raise group.exceptions[0] from group.exceptions[0].__cause__
+            raise
+
+    def _websocket_receive(self, receive: Receive) -> Receive:
+        async def guarded() -> Any:
+            message = await receive()
+            if message["type"] == "websocket.receive" and not self._holds() and await self._must_end():
+                return {"type": "websocket.disconnect", "code": POLICY_VIOLATION}
+            return message
+
+        return guarded
+
+    def _websocket_send(self) -> Send:
+        async def guarded(message: Message) -> None:
+            if self._start is None and not self._over:
+                if self.context.denial is not None and message["type"] != "websocket.accept":
+                    return await self._replace(self.context.denial)
+                self._start = message
+            elif self._over or (message["type"] == "websocket.send" and not self._holds() and await self._must_end()):
+                return self._after_the_end()
+            return await self.send(message)
+
+        return guarded
+
+    async def _watch(self, standing: Standing, scope: anyio.CancelScope) -> None:
+        while not self.ended:
+            await anyio.sleep(standing.bound)
+            if not standing.holds():
+                await self._must_end()
+        scope.cancel("the credential ended")
+
+    def _holds(self) -> bool:
+        return self.standing is None or self.standing.holds()
+
+    async def _must_end(self) -> bool:
+        """Ask whether the credential still stands; if not, end the answer properly."""
+        denial = await self.standing.confirm() if self.standing is not None else None
+        if denial is None or self.ended:
+            return self.ended
+        self.ended = self._over = True
+        self.context.record(denial)
+        if self.scope["type"] == "http":
+            await self._end_stream(denial)
+        elif self._start is None:
+            await send_denial(self.scope, self.send, denial, self.context)
+        else:
+            await self.send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": denial.public_reason})
+        return True
+
+    async def _end_stream(self, denial: Denial) -> None:
+        headers = {name.lower(): value for name, value in self._start.get("headers", ())}
+        if b"content-length" in headers:
+            # A promised length cannot be kept; the server closes the connection, and the client sees that it was cut.
+            return
+        event = b""
+        events = headers.get(b"content-type", b"").startswith(b"text/event-stream") and b"content-encoding" not in headers
+        if events and (self._last is None or self._last.get("body", b"").endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))):
+            # Only between two events: behind half of one, it would become part of that.
+            event = error_event(denial, self.scope, self.context.request_id)
+        await self.send({"type": "http.response.body", "body": event, "more_body": False})
+        if self._start.get("trailers"):
+            await self.send({"type": "http.response.trailers", "headers": [], "more_trailers": False})
+
+    async def _replace(self, denial: Denial) -> None:
+        """Answer with a denial that the app asked for, and swallow the answer that it makes of it."""
+        self._over = True
+        self._start = {}
+        await send_denial(self.scope, self.send, denial, self.context)
+
+    def _after_the_end(self) -> None:
+        if self.ended:
+            raise CredentialEndedError("the credential of this request stands no longer")
+
+
+def _always() -> bool:
+    return True

@@ -1,0 +1,188 @@
+"""What every authentication layer does, whatever its credential is.
+
+The neighbour rule (design §3): a request without the layer's credential passes on only if the very next app is an
+authentication layer of ours. The last layer of such a run denies unless somebody decided who is calling, or nobody was
+required. What one run has decided does not count for another one further in.
+"""
+
+import traceback
+from typing import Any, ClassVar, Final
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute, Router
+
+from llm_authmw.asgi import ASGIApp, Receive, Resource, Scope, Send, send_denial, unwrap
+from llm_authmw.authn.credentials import AUTHORIZATION, CALLER_HEADERS, find_credential
+from llm_authmw.authn.guard import Guard
+from llm_authmw.authn.run import Run
+from llm_authmw.context import Decision, RequestContext, logger, publish, unpublish
+from llm_authmw.errors import ConfigurationError, Denial
+from llm_authmw.network import TrustedProxies
+from llm_authmw.principal import ANONYMOUS, Principal
+
+_MAX_LAYERS: Final = 64
+"""How far in the constructor looks for a misplaced layer."""
+
+
+class AuthenticationLayer:
+    """The base of our authentication layers. A subclass says what its credential is, and judges it.
+
+    Args:
+        app: The app that the layer stands in front of, or the next layer.
+        required: Whether a caller must have this layer's credential, or that of a layer beside it. Anonymous callers get
+            through only where every layer of a run says False.
+        trusted_proxies: Whose word about the client's address is taken, where no `Stack` says it for all layers.
+        headers: Further headers that carry a caller's credential, in lower case.
+        query_parameters: Query parameters that do.
+
+    Raises:
+        ConfigurationError: something foreign stands between two of our authentication layers, CORS stands inside, or two
+            layers of one kind stand side by side.
+    """
+
+    challenge: ClassVar[str]
+    """What the layer would accept, for `WWW-Authenticate` (RFC 9110 §11.6.1)."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        required: bool = True,
+        trusted_proxies: TrustedProxies | None = None,
+        headers: frozenset[bytes] = frozenset(),
+        query_parameters: frozenset[str] = frozenset(),
+    ) -> None:
+        self.app: Final = app
+        self.required: Final = required
+        self.trusted_proxies: Final = trusted_proxies
+        self.name: Final = type(self).__name__
+        neighbour = unwrap(app)
+        # Seen once, here, and never inferred further in: only this object may go on with a run.
+        self.neighbour: Final[AuthenticationLayer | None] = neighbour if isinstance(neighbour, AuthenticationLayer) else None
+        # One pass over the headers serves the whole run, so the outermost layer knows what the inner ones look for.
+        beside = self.neighbour
+        self.headers: Final[frozenset[bytes]] = CALLER_HEADERS | headers | (frozenset() if beside is None else beside.headers)
+        self.query_parameters: Final[frozenset[str]] = query_parameters | (frozenset() if beside is None else beside.query_parameters)
+        if beside is None:
+            self._check_what_stands_inside(neighbour)
+        else:
+            self._check_the_run()
+
+    @property
+    def resources(self) -> tuple[Resource, ...]:
+        """What the app's lifespan starts and closes."""
+        return ()
+
+    async def authenticate(self, scope: Scope, context: RequestContext, run: Run) -> Principal | Denial | None:
+        """Judge this layer's credential.
+
+        Returns:
+            Who is calling; why the credential is bad; or None where `run.credential` is none of this layer's.
+
+        Raises:
+            Denial: the same as returning it.
+        """
+        raise NotImplementedError
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request in, hand it to the layer beside this one, or deny it."""
+        kind = scope["type"]
+        if kind not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        context = RequestContext.of(scope, self.trusted_proxies)
+        run = context.authentication
+        outcome: Principal | Denial | None = None
+        if run is None or run.expected is not self:
+            context.principal = ANONYMOUS
+            found = find_credential(scope, self.headers, self.query_parameters)
+            if isinstance(found, Denial):
+                outcome, found = found, None
+            run = context.authentication = Run(found)
+        run.expected = None
+        if outcome is None and run.principal is None:
+            try:
+                outcome = await self.authenticate(scope, context, run)
+            except Denial as raised:
+                outcome = raised
+            except Exception as error:  # noqa: BLE001 - a check that failed to run has failed: a denial, never a 500
+                # Where and what, but not the error's own text, which may quote what was being judged.
+                place = traceback.extract_tb(error.__traceback__)[-1]
+                logger.error("%s could not judge a credential: %s at %s:%s", self.name, type(error).__name__, place.filename, place.lineno)
+                outcome = Denial("check_failed")
+        if isinstance(outcome, Denial):
+            await self._deny(scope, send, context, run, outcome)
+            return
+        if outcome is None:
+            if run.principal is None:
+                run.pending = run.pending or self.required
+                run.challenges.append(self.challenge)
+            context.decisions.append(Decision(self.name, "passed"))
+        else:
+            run.principal = outcome
+            context.decisions.append(Decision(self.name, "allowed", None, outcome.credential_id, run.mark))
+        if self.neighbour is not None:
+            run.expected = self.neighbour
+            await self.app(scope, receive, send)
+            return
+        denial = self._conclude(context, run)
+        if denial is not None:
+            await self._deny(scope, send, context, run, denial)
+            return
+        await self._enter(scope, receive, send, context, run)
+
+    def _conclude(self, context: RequestContext, run: Run) -> Denial | None:
+        """Decide at the end of the run; set the context's principal."""
+        if run.principal is not None:
+            context.principal = run.principal
+            return None
+        if run.credential is not None:
+            bearer = run.credential.channel == AUTHORIZATION and run.credential.scheme == b"bearer"
+            return Denial("invalid_token" if bearer else "credential_not_accepted")
+        return Denial("missing_credential") if run.pending else None
+
+    async def _deny(self, scope: Scope, send: Send, context: RequestContext, run: Run, denial: Denial) -> None:
+        denial.layer = denial.layer or self.name
+        if denial.status in (400, 401) and not denial.challenges:
+            denial.challenges = tuple(run.challenges) or (self.challenge,)
+        context.record(denial, credential_id=denial.credential_id, mark=run.mark)
+        await send_denial(scope, send, denial, context)
+
+    async def _enter(self, scope: Scope, receive: Receive, send: Send, context: RequestContext, run: Run) -> None:
+        token = publish(scope, context.principal)
+        guard = Guard(scope, send, context, run.standing)
+        try:
+            if scope["type"] == "http":
+                await self.app(scope, receive, guard.http_send())
+            else:
+                await guard.websocket(self.app, receive, run.standing)
+        except Exception:
+            # What an app raises after its stream was ended here says nothing but that.
+            if not guard.ended:
+                raise
+        finally:
+            unpublish(token)
+
+    def _check_the_run(self) -> None:
+        layer = self.neighbour
+        while layer is not None:
+            if type(layer) is type(self):
+                raise ConfigurationError(
+                    self.name, f"two {self.name} stand side by side, and the second would never see a credential: give one of them both"
+                )
+            layer = layer.neighbour
+
+    def _check_what_stands_inside(self, app: Any) -> None:
+        for _ in range(_MAX_LAYERS):
+            # A mount or a router is an app of its own: an authentication layer behind it decides anew, on purpose.
+            if app is None or isinstance(app, BaseRoute | Router):
+                return
+            if isinstance(app, CORSMiddleware):
+                raise ConfigurationError(
+                    self.name, "CORSMiddleware stands inside, so preflights would be denied: put it outside of authentication"
+                )
+            if isinstance(app, AuthenticationLayer):
+                raise ConfigurationError(
+                    self.name, f"something foreign stands between it and {app.name}: put authentication layers side by side"
+                )
+            app = unwrap(getattr(app, "app", None))

@@ -1,0 +1,46 @@
+"""A run: authentication layers side by side, which decide together who is calling."""
+
+from typing import Any, Protocol
+
+import msgspec
+
+from llm_authmw.authn.credentials import Credential
+from llm_authmw.errors import Denial
+from llm_authmw.principal import Principal
+
+
+class Standing(Protocol):
+    """Whether a credential that was accepted still stands, for streams and sockets that outlive the decision."""
+
+    @property
+    def bound(self) -> float:
+        """Seconds within which it is asked again."""
+
+    def holds(self) -> bool:
+        """Say whether it still stands, without asking anybody; False means that it must be asked."""
+
+    async def confirm(self) -> Denial | None:
+        """Ask; return why it stands no longer, or None."""
+
+
+class Run(msgspec.Struct, eq=False):
+    """What the layers of one run know of one request.
+
+    Attributes:
+        expected: The layer that goes on with this run. Any other one that the request meets stands behind something
+            foreign, and decides anew.
+        credential: What the caller presented.
+        pending: Whether a required layer let the request pass without its credential.
+        challenges: What the layers that found no credential would accept, for `WWW-Authenticate`.
+        principal: Who is calling, once a layer has found out.
+        standing: Whether that still holds later on.
+        mark: What a reader of the record should notice.
+    """
+
+    credential: Credential | None
+    expected: Any = None
+    pending: bool = False
+    challenges: list[str] = []
+    principal: Principal | None = None
+    standing: Standing | None = None
+    mark: str | None = None

@@ -1,0 +1,105 @@
+"""`Stack`: layers, composed once, checked when composed, put around any ASGI app."""
+
+from typing import Final, NoReturn
+
+from starlette.middleware import Middleware
+
+from llm_authmw.asgi import ASGIApp, Composed, Receive, Resource, Scope, Send
+from llm_authmw.authn.layer import AuthenticationLayer
+from llm_authmw.context import RequestContext
+from llm_authmw.errors import ConfigurationError
+from llm_authmw.lifespan import run_lifespan
+from llm_authmw.network import TrustedProxies
+
+
+class Stack:
+    """Layers in the order in which a request meets them, around any ASGI app.
+
+    A stack is called with an app and returns the guarded app. So it wraps (`Stack(…)(app)`), and it is itself an entry of a
+    middleware list (`Middleware(stack)`) or of another stack. It is built once over an empty app when it is made, so that every
+    wrong option fails at import and not as a 500 later.
+
+    Args:
+        layers: `starlette.middleware.Middleware` objects, ours or anybody's, the outermost first; or stacks.
+        trusted_proxies: Whose word about the client's address is taken: the one setting for all layers.
+
+    Raises:
+        ConfigurationError: there is no layer, an entry is not one, or a layer refuses its options or its place.
+    """
+
+    def __init__(self, *layers: "Middleware | Stack", trusted_proxies: TrustedProxies | None = None) -> None:
+        if not layers:
+            raise ConfigurationError("layers", "names none, so nothing would be guarded")
+        for layer in layers:
+            if not isinstance(layer, Middleware | Stack):
+                raise ConfigurationError(
+                    "layers", f"takes Middleware(…) entries, not {type(layer).__name__}: write Middleware(Layer, option=…)"
+                )
+        self._layers: Final = layers
+        self._proxies: Final = trusted_proxies
+        self._over_nothing: Final = self(_nothing)
+
+    def __call__(self, app: ASGIApp) -> "GuardedApp":
+        """Return `app` behind the layers.
+
+        Raises:
+            ConfigurationError: a layer refuses its options or its place.
+        """
+        built: list[ASGIApp] = []
+        guarded = app
+        for layer in reversed(self._layers):
+            guarded = layer(guarded) if isinstance(layer, Stack) else _build(layer, guarded)
+            built.append(guarded)
+        return GuardedApp(guarded, layers=tuple(reversed(built)), trusted_proxies=self._proxies)
+
+    def __repr__(self) -> str:
+        return f"Stack({', '.join(map(repr, self._over_nothing.layers))})"
+
+    def __str__(self) -> str:
+        lines = [f"{place:>3}  {layer!r}" for place, layer in enumerate(self._over_nothing.layers, start=1)]
+        return "\n".join(["Stack, the outermost first:", *lines, "     the app"])
+
+
+class GuardedApp(Composed):
+    """An app behind the layers of a `Stack`. It owns the lifespan of what these share.
+
+    Attributes:
+        entry: The outermost layer.
+        layers: All of them, the outermost first.
+    """
+
+    def __init__(self, entry: ASGIApp, *, layers: tuple[ASGIApp, ...], trusted_proxies: TrustedProxies | None) -> None:
+        self.entry = entry
+        self.layers: Final = layers
+        self._proxies: Final = trusted_proxies
+        resources: list[Resource] = []
+        for layer in layers:
+            if isinstance(layer, AuthenticationLayer):
+                if layer.trusted_proxies is not None and trusted_proxies is not None:
+                    raise ConfigurationError("trusted_proxies", "is given to the Stack and to a layer in it: give it to the Stack")
+                resources += [resource for resource in layer.resources if resource not in resources]
+        self._resources: Final = tuple(resources)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand the event to the outermost layer; a lifespan also starts and closes what the layers share."""
+        if scope["type"] == "lifespan":
+            await run_lifespan(self.entry, self._resources, scope, receive, send)
+            return
+        if self._proxies is not None:
+            RequestContext.of(scope, self._proxies)
+        await self.entry(scope, receive, send)
+
+    def __repr__(self) -> str:
+        return f"GuardedApp({', '.join(map(repr, self.layers))})"
+
+
+def _build(layer: Middleware, app: ASGIApp) -> ASGIApp:
+    try:
+        return layer.cls(app, *layer.args, **layer.kwargs)
+    except TypeError as error:
+        raise ConfigurationError(getattr(layer.cls, "__name__", repr(layer.cls)), str(error)) from error
+
+
+async def _nothing(scope: Scope, receive: Receive, send: Send) -> NoReturn:
+    del scope, receive, send
+    raise RuntimeError("a stack that was not put around an app was called")

@@ -1,7 +1,7 @@
 """Accounts: create, list, change, block. A blocked account stops everything that belongs to it."""
 
 from collections.abc import Callable, Collection
-from typing import Final, Unpack
+from typing import Final, Unpack, get_args
 
 import msgspec
 
@@ -15,6 +15,7 @@ from llm_authmw.accounts.records import (
     check_ref,
     clean_account_fields,
 )
+from llm_authmw.cache import SingleFlight
 from llm_authmw.changes import ChangeFollower, Changes
 from llm_authmw.clock import SYSTEM_CLOCK, Clock
 from llm_authmw.errors import ConflictError, InvalidValueError, NotFoundError
@@ -34,8 +35,10 @@ class AccountService:
         self._follower: Final = follower
         self._now: Final = clock.now
         self._blocked: frozenset[AccountRef] = frozenset()
-        self._stale = True
+        self.stale = True
+        """Whether an account changed since `load` last read them."""
         self._generation = 0
+        self._flight: Final[SingleFlight[None, frozenset[AccountRef]]] = SingleFlight()
         follower.subscribe(self._forget)
 
     @property
@@ -49,19 +52,24 @@ class AccountService:
         Raises:
             StoreError: the store cannot be read.
         """
-        while self._stale:
-            generation = self._generation
-            found: list[AccountRef] = []
-            after: str | None = None
-            while True:
-                page = await self._store.query(AccountQuery(status="blocked", after=after, size=1000))
-                found += [record.ref for record in page.accounts]
-                after = page.next
-                if after is None:
-                    break
-            if generation == self._generation:
-                self._blocked = frozenset(found)
-                self._stale = False
+        while self.stale:
+            await self._flight.run(None, self._read_blocked)
+
+    async def _read_blocked(self) -> frozenset[AccountRef]:
+        generation = self._generation
+        found: list[AccountRef] = []
+        after: str | None = None
+        while True:
+            page = await self._store.query(AccountQuery(status="blocked", after=after, size=1000))
+            found += [record.ref for record in page.accounts]
+            after = page.next
+            if after is None:
+                break
+        # What changed while it was read may be missing from it; then it is read once more.
+        if generation == self._generation:
+            self._blocked = frozenset(found)
+            self.stale = False
+        return self._blocked
 
     async def create(
         self,
@@ -91,6 +99,8 @@ class AccountService:
             StoreError: the store cannot be written.
         """
         ref = _ref(kind, name, tenant, realm)
+        if status not in get_args(AccountStatus):
+            raise InvalidValueError(f"{status!r} is not the status of an account: expected one of {', '.join(get_args(AccountStatus))}")
         record = AccountRecord(
             tenant=ref.tenant,
             kind=ref.kind,
@@ -219,7 +229,7 @@ class AccountService:
 
     def _forget(self, changes: Changes) -> None:
         if changes.accounts:
-            self._stale = True
+            self.stale = True
             self._generation += 1
 
 

@@ -18,6 +18,7 @@ PepperOption: TypeAlias = str | Secret | Mapping[int, str | Secret]
 
 MIN_PEPPER_LENGTH: Final = 32
 
+_VERSION: Final = re.compile(r"\s*[0-9]+:")
 _VERSIONED: Final = re.compile(r"[0-9]{1,6}:[^,\s]+(?:[,\s]+[0-9]{1,6}:[^,\s]+)*\s*")
 
 
@@ -51,7 +52,7 @@ class Peppers:
             `2:NEW,1:OLD`. Each may be a reference such as `env:AUTHMW_PEPPER`.
 
     Raises:
-        ConfigurationError: a pepper is shorter than 32 characters, or a version is not above zero.
+        ConfigurationError: a pepper is shorter than 32 characters, a version is not a number above zero, or there is none.
     """
 
     __slots__ = ("_by_version", "newest")
@@ -59,10 +60,12 @@ class Peppers:
     def __init__(self, option: PepperOption | None = None) -> None:
         self._by_version: dict[int, bytes] = {}
         given = {} if option is None else dict(option) if isinstance(option, Mapping) else _versions(resolve_secret("pepper", option))
+        if option is not None and not given:
+            raise ConfigurationError("pepper", "names no version; leave it out where there is no pepper")
         for version, value in given.items():
-            pepper = resolve_secret("pepper", value).reveal()
-            if version < 1:
+            if type(version) is not int or version < 1:
                 raise ConfigurationError("pepper", "has versions from 1 on")
+            pepper = resolve_secret("pepper", value).reveal()
             if len(pepper) < MIN_PEPPER_LENGTH:
                 raise ConfigurationError(
                     "pepper", f"version {version} is shorter than {MIN_PEPPER_LENGTH} characters; make one with: openssl rand -hex 32"
@@ -94,11 +97,14 @@ class Peppers:
 def _versions(secret: Secret) -> dict[int, str | Secret]:
     text = secret.reveal()
     if _VERSIONED.fullmatch(text) is None:
+        if _VERSION.match(text) is not None:
+            # Taken as one pepper, a slip of the pen here would hash new keys with it and refuse all the old ones.
+            raise ConfigurationError("pepper", "begins with a version and goes on otherwise; write '2:NEW,1:OLD'")
         return {1: secret}
     found: dict[int, str | Secret] = {}
     for part in re.split(r"[,\s]+", text.strip()):
         version, _, pepper = part.partition(":")
         if int(version) in found:
             raise ConfigurationError("pepper", f"names version {int(version)} twice")
-        found[int(version)] = Secret(pepper)
+        found[int(version)] = pepper
     return found

@@ -25,6 +25,7 @@ class KnownKey:
         networks: The networks that it may come from, or None.
         routes: The routes that it may be used for, or None.
         mark: What a reader of the record should notice, or None.
+        imported: Whether the text was made elsewhere, and counts only where imported keys are accepted.
         current: Whether nothing has changed since this was loaded; an open stream looks at it.
         touch_due: When the next use is to be noted, seconds since 1970.
     """
@@ -35,6 +36,7 @@ class KnownKey:
         "current",
         "ends",
         "ends_by",
+        "imported",
         "key_id",
         "mark",
         "networks",
@@ -57,6 +59,7 @@ class KnownKey:
         self.networks: tuple[Network, ...] | None = None
         self.routes: tuple[RoutePattern, ...] | None = None
         self.mark: str | None = None
+        self.imported = False
         self.current = True
         self.touch_due = -math.inf
 

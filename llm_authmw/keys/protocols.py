@@ -1,13 +1,18 @@
 """What a store must be able to do with keys. `tests/conformance/` says it in full; each method is atomic."""
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
 
 from llm_authmw.asgi import Resource
+from llm_authmw.errors import InvalidValueError
 from llm_authmw.history import HistoryEntry
 from llm_authmw.keys.hashing import Digest
 from llm_authmw.keys.known import KnownKey
 from llm_authmw.keys.records import KeyRecord, KeyState, StoredKey
+from llm_authmw.names import name_problem
 
 IDEMPOTENCY_TTL = 86_400.0
 """Seconds for which a store remembers an idempotency key."""
@@ -27,6 +32,20 @@ class Idempotency(NamedTuple):
     operation: str
     key: str
     fingerprint: str
+
+    @classmethod
+    def of(cls, tenant: str, operation: str, key: str | None, arguments: Mapping[str, Any]) -> "Idempotency | None":
+        """Return the wish of a caller who gave an idempotency key, else None.
+
+        Raises:
+            InvalidValueError: the key is no usable name.
+        """
+        if key is None:
+            return None
+        problem = name_problem(key)
+        if problem is not None:
+            raise InvalidValueError(f"the idempotency key {problem}")
+        return cls(tenant, operation, key, hashlib.sha256(msgspec.json.encode(arguments, order="sorted")).hexdigest())
 
 
 class Replay(NamedTuple):

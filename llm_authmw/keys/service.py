@@ -1,6 +1,5 @@
 """The life of an API key: create, list, change, rotate, block, revoke, import."""
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias, Unpack, overload
@@ -12,28 +11,18 @@ from llm_authmw.clock import SYSTEM_CLOCK, Clock
 from llm_authmw.errors import ConflictError, InvalidValueError, NotFoundError
 from llm_authmw.fields import text
 from llm_authmw.history import HistoryEntry
-from llm_authmw.keys.format import DEFAULT_PREFIX, MAX_KEY_LENGTH, mint_key, new_key_id, parse_key
-from llm_authmw.keys.hashing import Digest, Peppers, sha256
+from llm_authmw.keys.format import DEFAULT_PREFIX, mint_key, new_key_id
+from llm_authmw.keys.hashing import Digest, Peppers
+from llm_authmw.keys.imported import digest_to_import
 from llm_authmw.keys.protocols import Idempotency, KeyPage, KeyQuery, KeyStore, Replay
-from llm_authmw.keys.records import (
-    CreatedKey,
-    KeyFields,
-    KeyRecord,
-    KeySecret,
-    KeyState,
-    KeyStatus,
-    StoredKey,
-    clean_fields,
-)
+from llm_authmw.keys.records import CreatedKey, KeyFields, KeyRecord, KeySecret, KeyState, KeyStatus, StoredKey, clean_fields
 from llm_authmw.keys.verifier import KeyVerifier
-from llm_authmw.names import name_problem
 from llm_authmw.principal import DEFAULT_TENANT
 
 DEFAULT_GRACE: Final = 86_400.0
 MAX_SECRETS: Final = 5
 """Secrets that a key may have at once: each is one more to compare with."""
 
-_HEX_DIGITS: Final = frozenset("0123456789abcdef")
 _Change: TypeAlias = Callable[[StoredKey], StoredKey]
 
 
@@ -87,7 +76,7 @@ class KeyService:
         """
         clean = _checked(clean_fields(fields))
         tenant = text("tenant", tenant)
-        idempotency = _idempotency(tenant, "create", idempotency_key, {"prefix": prefix, **clean})
+        idempotency = Idempotency.of(tenant, "create", idempotency_key, {"prefix": prefix, **clean})
         minted = mint_key(prefix=prefix)
         now = self._now()
         record = KeyRecord(id=minted.id, last_four=minted.text[-4:], tenant=tenant, created_at=now, **clean)
@@ -123,7 +112,7 @@ class KeyService:
             ConflictError: another tenant has this digest.
             StoreError: the store cannot be written.
         """
-        digest, last_four = _imported_digest(sha256_hex, key, last_four)
+        digest, last_four = digest_to_import(sha256_hex, key, last_four)
         clean = _checked(clean_fields(fields))
         tenant = text("tenant", tenant)
         known = await self._store.find_imported(digest)
@@ -272,7 +261,7 @@ class KeyService:
         if not 0 <= grace <= 366 * 86_400:
             raise InvalidValueError("grace is a number of seconds from 0 to a year")
         tenant = (await self._find(key_id, tenant)).record.tenant
-        idempotency = _idempotency(tenant, "rotate", idempotency_key, {"key_id": key_id, "grace": grace, "prefix": prefix})
+        idempotency = Idempotency.of(tenant, "rotate", idempotency_key, {"key_id": key_id, "grace": grace, "prefix": prefix})
         # A repeated call may come when the key can no longer be rotated; its answer stays the same.
         replay = None if idempotency is None else await self._store.replayed(idempotency)
         minted = mint_key(key_id=key_id, prefix=prefix)
@@ -403,30 +392,3 @@ def _checked(clean: dict[str, Any]) -> dict[str, Any]:
 def _refuse_revoked(record: KeyRecord) -> None:
     if record.status == "revoked":
         raise ConflictError("the API key is revoked, which is final; create another one")
-
-
-def _idempotency(tenant: str, operation: str, key: str | None, arguments: Mapping[str, Any]) -> Idempotency | None:
-    if key is None:
-        return None
-    problem = name_problem(key)
-    if problem is not None:
-        raise InvalidValueError(f"the idempotency key {problem}")
-    fingerprint = hashlib.sha256(msgspec.json.encode(arguments, order="sorted")).hexdigest()
-    return Idempotency(tenant, operation, key, fingerprint)
-
-
-def _imported_digest(sha256_hex: str | None, key: str | None, last_four: str) -> tuple[bytes, str]:
-    if (sha256_hex is None) == (key is None):
-        raise InvalidValueError("give either the key's SHA-256 or its text")
-    if key is not None:
-        if not (key.isascii() and key.isprintable() and 16 <= len(key) <= MAX_KEY_LENGTH) or " " in key:
-            raise InvalidValueError(f"an imported key is 16 to {MAX_KEY_LENGTH} printable ASCII characters without blanks")
-        if parse_key(key) is not None:
-            raise InvalidValueError("this key is of our own form: a copy of the store's row is what verifies it, not an import")
-        return sha256(key.encode()), key[-4:]
-    if last_four and (len(last_four) > 4 or name_problem(last_four) is not None):
-        raise InvalidValueError("last_four is at most four characters")
-    digits = (sha256_hex or "").lower()
-    if len(digits) != 64 or not _HEX_DIGITS.issuperset(digits):
-        raise InvalidValueError("a SHA-256 is 64 hexadecimal digits")
-    return bytes.fromhex(digits), last_four

@@ -10,6 +10,7 @@ from llm_authmw.keys.hashing import sha256
 from llm_authmw.keys.known import UNKNOWN, KnownKey
 from llm_authmw.keys.records import KeyFields, KeyRecord, clean_fields
 from llm_authmw.keys.strength import check_chosen_key
+from llm_authmw.names import name_problem
 from llm_authmw.principal import DEFAULT_TENANT
 from llm_authmw.secrets import Secret, resolve_secret
 
@@ -55,7 +56,7 @@ class StaticKeys:
         clock: Tells which keys have ended.
 
     Raises:
-        ConfigurationError: there is none, two have the same text, or one is too weak.
+        ConfigurationError: there is none, two have the same text, one is too weak, or an id is no usable name.
     """
 
     def __init__(self, keys: Mapping[str, str | Secret | StaticKey], *, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -64,6 +65,9 @@ class StaticKeys:
         self._now: Final = clock.now
         self._known: Final[dict[bytes, KnownKey]] = {}
         for key_id, key in keys.items():
+            problem = name_problem(key_id)
+            if problem is not None:
+                raise ConfigurationError("keys", f"has an id that {problem}")
             digest, known = (key if isinstance(key, StaticKey) else StaticKey(key)).known_as(key_id)
             if digest in self._known:
                 raise ConfigurationError("keys", f"{key_id!r} has the same text as {self._known[digest].key_id!r}")

@@ -16,7 +16,7 @@ from llm_authmw.changes import ChangeFollower, Changes
 from llm_authmw.clock import SYSTEM_CLOCK, Clock
 from llm_authmw.errors import ConfigurationError, Denial, StoreError, StoreUnavailableError
 from llm_authmw.keys.format import MAX_KEY_LENGTH, parse_key
-from llm_authmw.keys.hashing import Peppers, sha256
+from llm_authmw.keys.hashing import Digest, Peppers, sha256
 from llm_authmw.keys.known import MALFORMED, UNKNOWN, KnownKey
 from llm_authmw.keys.protocols import KeyReader, KeyUse
 from llm_authmw.keys.records import KeyRecord, KeySecret, StoredKey
@@ -35,6 +35,10 @@ _SHARED_LISTS: Final = ("roles", "scopes", "tags", "models", "routes", "networks
 
 class BlockedAccounts(Protocol):
     """The accounts that are blocked now, kept fresh by whoever follows the store."""
+
+    @property
+    def stale(self) -> bool:
+        """Whether an account changed since `load`: until that has run again, nobody may be let in from memory."""
 
     @property
     def blocked(self) -> Collection[AccountRef]:
@@ -93,7 +97,8 @@ class KeyVerifier:
             clock=clock,
         )
         self._texts_of: Final[dict[str, tuple[bytes, ...]]] = {}
-        self._uses: Final[dict[str, KeyUse]] = {}
+        self._uses: Final[dict[tuple[str, Digest | None], KeyUse]] = {}
+        """By key, and by the digest that is to be replaced: the secrets of a rotation may each want a newer pepper."""
         self._flushed_at = -math.inf
         self._shared: Final[dict[Any, Any]] = {}
         follower.subscribe(self._forget)
@@ -105,7 +110,7 @@ class KeyVerifier:
 
     def recall(self, presented: bytes) -> KnownKey | None:
         """Return what is known of the text without asking anybody, or None where it must be asked."""
-        if self._follower.fresh_until <= self._monotonic():
+        if self._accounts.stale or self._follower.fresh_until <= self._monotonic():
             return None
         return self._cache.peek(sha256(presented))
 
@@ -133,11 +138,12 @@ class KeyVerifier:
             raise Denial("store_unavailable") from StoreUnavailableError("the store did not answer in time")
         except StoreError as error:
             raise Denial("store_unavailable") from error
-        if self._cache.peek(digest) is not known:
-            # Something changed while it was loaded, so nobody will tell it of the next change: whoever holds on to it asks.
-            known.current = False
-        elif known.key_id is not None and digest not in self._texts_of.get(known.key_id, ()):
-            self._texts_of[known.key_id] = (*self._texts_of.get(known.key_id, ()), digest)
+        if known.key_id is not None:
+            if self._cache.peek(digest) is not known:
+                # Something changed while it was loaded, so nobody will tell it of the next change: whoever holds on to it asks.
+                known.current = False
+            elif digest not in self._texts_of.get(known.key_id, ()):
+                self._texts_of[known.key_id] = (*self._texts_of.get(known.key_id, ()), digest)
         await self._flush_if_due()
         return known
 
@@ -147,13 +153,12 @@ class KeyVerifier:
         refused = known.refusal(now, self._accounts.blocked)
         if refused is None and now >= known.touch_due and known.key_id is not None:
             known.touch_due = now + TOUCH_INTERVAL
-            earlier = self._uses.get(known.key_id)
-            self._uses[known.key_id] = KeyUse(known.key_id, now, earlier.rehash if earlier is not None else None)
+            self._uses[known.key_id, None] = KeyUse(known.key_id, now)
         return refused
 
     def holds(self, known: KnownKey) -> bool:
         """Say whether what is known still stands, without asking anybody; False means that it must be asked."""
-        return known.current and self._follower.fresh_until > self._monotonic()
+        return known.current and not self._accounts.stale and self._follower.fresh_until > self._monotonic()
 
     async def flush(self) -> None:
         """Write the uses that were noted.
@@ -161,12 +166,12 @@ class KeyVerifier:
         Raises:
             StoreError: the store cannot be written; they are kept for the next time.
         """
-        uses = tuple(self._uses.values())
+        uses = dict(self._uses)
         if uses:
-            await self._store.touch(uses)
-            for use in uses:
-                if self._uses.get(use.key_id) is use:
-                    del self._uses[use.key_id]
+            await self._store.touch(tuple(uses.values()))
+            for which, use in uses.items():
+                if self._uses.get(which) is use:
+                    del self._uses[which]
 
     async def _flush_if_due(self) -> None:
         now = self._monotonic()
@@ -193,7 +198,8 @@ class KeyVerifier:
             known = KnownKey("key_mismatch" if readable else "pepper_unavailable", claimed_id=record.id)
         else:
             known = self._known(record, secret)
-            self._note_rehash(record, secret, presented)
+            if known.refusal(self._now(), self._accounts.blocked) is None:
+                self._note_rehash(record, secret, presented)
         return known
 
     def _matching(self, stored: StoredKey, presented: bytes) -> KeySecret | None:
@@ -216,6 +222,7 @@ class KeyVerifier:
         known.routes = self._one_of(known.routes)
         if secret.not_after is not None and secret.not_after < known.ends:
             known.ends, known.ends_by = secret.not_after, "key_rotated"
+        known.imported = secret.imported
         known.mark = "retiring_secret" if secret.not_after is not None else "imported_secret" if secret.imported else None
         return known
 
@@ -226,12 +233,10 @@ class KeyVerifier:
         return self._shared.setdefault(value, value)
 
     def _note_rehash(self, record: KeyRecord, secret: KeySecret, presented: bytes) -> None:
-        newest = self._peppers.digest(presented)
-        if secret.imported or (secret.digest.scheme, secret.digest.pepper_version) == (newest.scheme, newest.pepper_version):
-            return
-        if secret.digest.pepper_version > newest.pepper_version:
-            return
-        self._uses[record.id] = KeyUse(record.id, self._now(), (secret.digest, newest))
+        # Asked before anything is hashed, so that a proven key costs no more hashing than a wrong one.
+        if not secret.imported and secret.digest.pepper_version < self._peppers.newest:
+            renewed = self._peppers.digest(presented)
+            self._uses[record.id, secret.digest] = KeyUse(record.id, self._now(), (secret.digest, renewed))
 
     def _forget(self, changes: Changes) -> None:
         if changes.keys is None:
@@ -245,8 +250,8 @@ class KeyVerifier:
             self._cache.clear_negative()
 
     def _dropped(self, digest: bytes, known: KnownKey) -> None:
-        known.current = False
         if known.key_id is not None:
+            known.current = False
             rest = tuple(text for text in self._texts_of.get(known.key_id, ()) if text != digest)
             if rest:
                 self._texts_of[known.key_id] = rest

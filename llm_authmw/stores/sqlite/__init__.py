@@ -1,0 +1,44 @@
+"""A store in one SQLite file, which several processes on one machine may use at the same time."""
+
+from typing import Final
+
+from llm_authmw.clock import SYSTEM_CLOCK, Clock
+from llm_authmw.stores.sqlite.accounts import SQLiteAccounts
+from llm_authmw.stores.sqlite.database import Database
+from llm_authmw.stores.sqlite.feed import SQLiteFeed
+from llm_authmw.stores.sqlite.keys import SQLiteKeys
+
+__all__ = ["SQLiteBackend"]
+
+
+class SQLiteBackend:
+    """Keys and accounts in one SQLite file. The file is opened, and made, when it is first used.
+
+    Args:
+        path: The file; a relative path is taken from where the process is now.
+        clock: Gives the time that changes are dated with and idempotency keys are forgotten by.
+
+    Raises:
+        ConfigurationError: this Python's SQLite is older than 3.38, or the path is none.
+    """
+
+    def __init__(self, path: str, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._database: Final = Database(path)
+        self.keys: Final = SQLiteKeys(self._database, clock)
+        self.accounts: Final = SQLiteAccounts(self._database, clock)
+        self.feed: Final = SQLiteFeed(self._database)
+
+    def __repr__(self) -> str:
+        return f"SQLiteBackend({str(self._database.path)!r})"
+
+    async def start(self) -> None:
+        """Open the file now.
+
+        Raises:
+            StoreError: it cannot be opened; says why.
+        """
+        await self._database.start()
+
+    async def aclose(self) -> None:
+        """Close the file."""
+        await self._database.aclose()

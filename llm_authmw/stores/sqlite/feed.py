@@ -1,0 +1,43 @@
+"""The table of changes: every write of a key or an account appends to it, and every process reads on from its own cursor."""
+
+import sqlite3
+from typing import Final, Literal
+
+from llm_authmw.changes import Changes
+from llm_authmw.stores.sqlite.database import Database
+
+MAX_NAMED_CHANGES: Final = 1000
+"""Changes that an answer names one by one; beyond that, everything may have changed."""
+MAX_KEPT_CHANGES: Final = 10_000
+"""Changes that the table keeps."""
+
+
+class SQLiteFeed:
+    """See `ChangeFeed`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database: Final = database
+
+    async def changes(self, since: int | None) -> Changes:
+        """See `ChangeFeed`."""
+        return await self._database.read(lambda connection: _changes(connection, since))
+
+
+def append_change(connection: sqlite3.Connection, facet: Literal["keys", "accounts"], tenant: str, name: str, at: float) -> None:
+    """Note a change within the transaction that makes it, and forget the oldest one."""
+    cursor = connection.execute("INSERT INTO changes (facet, tenant, id, at) VALUES (?, ?, ?, ?)", (facet, tenant, name, at))
+    connection.execute("DELETE FROM changes WHERE seq <= ?", ((cursor.lastrowid or 0) - MAX_KEPT_CHANGES,))
+
+
+def _changes(connection: sqlite3.Connection, since: int | None) -> Changes:
+    if since is not None:
+        # The change at the cursor is read too: where it is not there (forgotten, or the file was replaced by a copy), nobody
+        # can say what came between.
+        rows = connection.execute(
+            "SELECT seq, facet, id FROM changes WHERE seq >= ? ORDER BY seq LIMIT ?", (since, MAX_NAMED_CHANGES + 2)
+        ).fetchall()
+        if rows and rows[0]["seq"] == since and len(rows) <= MAX_NAMED_CHANGES + 1:
+            keys = frozenset(row["id"] for row in rows[1:] if row["facet"] == "keys")
+            return Changes(cursor=rows[-1]["seq"], keys=keys, accounts=any(row["facet"] == "accounts" for row in rows[1:]))
+    (newest,) = connection.execute("SELECT max(seq) FROM changes").fetchone()
+    return Changes(cursor=newest, keys=None, accounts=True)

@@ -1,0 +1,184 @@
+"""The form of the file: one entry per release that changed it, applied in order, each once."""
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from llm_authmw.errors import StoreCorruptError
+
+APPLICATION_ID: Final = 0x61_75_74_68
+"""`auth`, in the file's header: what tells our files from everybody else's."""
+
+# Every primary key and every index begins with the tenant, so that one tenant's rows lie together and a query that forgot the
+# tenant is slow before it is wrong. The two indexes that do not are those of authentication, which knows a key's id or an
+# imported key's digest and asks for the tenant; they are unique over all tenants, or a key would be two people's.
+_FIRST: Final = (
+    """
+    CREATE TABLE keys (
+        tenant TEXT NOT NULL,
+        id TEXT NOT NULL,
+        revision INTEGER NOT NULL,
+        last_four TEXT NOT NULL,
+        name TEXT,
+        name_folded TEXT, -- for searching: SQLite folds the case of ASCII only
+        realm TEXT NOT NULL,
+        user TEXT,
+        team TEXT,
+        org TEXT,
+        roles TEXT NOT NULL,
+        scopes TEXT NOT NULL,
+        models TEXT,
+        routes TEXT,
+        tier TEXT,
+        limits TEXT NOT NULL,
+        budgets TEXT NOT NULL,
+        networks TEXT,
+        tags TEXT NOT NULL,
+        metadata TEXT NOT NULL,
+        status TEXT NOT NULL,
+        imported INTEGER NOT NULL,
+        created_at REAL NOT NULL,
+        not_before REAL,
+        expires_at REAL,
+        rotated_at REAL,
+        last_used_at REAL,
+        PRIMARY KEY (tenant, id)
+    ) STRICT
+    """,
+    "CREATE UNIQUE INDEX keys_by_id ON keys (id)",
+    "CREATE INDEX keys_by_age ON keys (tenant, created_at, id)",
+    """
+    CREATE TABLE key_secrets (
+        tenant TEXT NOT NULL,
+        key_id TEXT NOT NULL,
+        position INTEGER NOT NULL, -- 0 is the newest
+        digest BLOB NOT NULL,
+        scheme TEXT NOT NULL,
+        pepper_version INTEGER NOT NULL,
+        created_at REAL NOT NULL,
+        not_after REAL,
+        imported INTEGER NOT NULL,
+        replaced BLOB, -- SHA-256 of the digest that a newer pepper's took the place of, until the key is next written
+        PRIMARY KEY (tenant, key_id, position),
+        FOREIGN KEY (tenant, key_id) REFERENCES keys (tenant, id)
+    ) STRICT, WITHOUT ROWID
+    """,
+    "CREATE UNIQUE INDEX key_secrets_by_import ON key_secrets (digest) WHERE imported = 1",
+    """
+    CREATE TABLE key_history (
+        tenant TEXT NOT NULL,
+        key_id TEXT NOT NULL,
+        revision INTEGER NOT NULL, -- the one that the change led to
+        at REAL NOT NULL,
+        action TEXT NOT NULL,
+        actor TEXT NOT NULL,
+        changes TEXT NOT NULL,
+        PRIMARY KEY (tenant, key_id, revision),
+        FOREIGN KEY (tenant, key_id) REFERENCES keys (tenant, id)
+    ) STRICT, WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE accounts (
+        tenant TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        realm TEXT NOT NULL,
+        name TEXT NOT NULL,
+        name_folded TEXT NOT NULL,
+        revision INTEGER NOT NULL,
+        status TEXT NOT NULL,
+        limits TEXT NOT NULL,
+        budgets TEXT NOT NULL,
+        models TEXT,
+        roles TEXT NOT NULL,
+        metadata TEXT NOT NULL,
+        created_at REAL NOT NULL,
+        PRIMARY KEY (tenant, kind, realm, name)
+    ) STRICT, WITHOUT ROWID
+    """,
+    # Every process reads all of these whenever an account changes.
+    "CREATE INDEX accounts_blocked ON accounts (tenant, kind, realm, name) WHERE status = 'blocked'",
+    """
+    CREATE TABLE account_history (
+        tenant TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        realm TEXT NOT NULL,
+        name TEXT NOT NULL,
+        revision INTEGER NOT NULL,
+        at REAL NOT NULL,
+        action TEXT NOT NULL,
+        actor TEXT NOT NULL,
+        changes TEXT NOT NULL,
+        PRIMARY KEY (tenant, kind, realm, name, revision),
+        FOREIGN KEY (tenant, kind, realm, name) REFERENCES accounts (tenant, kind, realm, name)
+    ) STRICT, WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE idempotency (
+        tenant TEXT NOT NULL,
+        operation TEXT NOT NULL,
+        idempotency_key TEXT NOT NULL,
+        fingerprint TEXT NOT NULL,
+        key_id TEXT NOT NULL,
+        at REAL NOT NULL,
+        PRIMARY KEY (tenant, operation, idempotency_key)
+    ) STRICT, WITHOUT ROWID
+    """,
+    "CREATE INDEX idempotency_by_age ON idempotency (tenant, at)",
+    """
+    CREATE TABLE changes (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        facet TEXT NOT NULL,
+        tenant TEXT NOT NULL,
+        id TEXT NOT NULL,
+        at REAL NOT NULL
+    ) STRICT
+    """,
+    # Changes are counted from a random number, so that a cursor of another file, or of the one that this replaced, is none here.
+    "INSERT INTO changes (seq, facet, tenant, id, at) VALUES (abs(random() % 281474976710656) + 1, 'file', '', '', 0)",
+)
+
+MIGRATIONS: Final = (_FIRST,)
+
+
+def version_of(connection: sqlite3.Connection, path: Path) -> int:
+    """Return how many migrations the file has had; 0 where it is empty.
+
+    Raises:
+        StoreCorruptError: it is not ours, or is newer than this release.
+        sqlite3.Error: it cannot be read.
+    """
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (objects,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if (application, version, objects) == (0, 0, 0):
+        return 0
+    if application != APPLICATION_ID or version < 1:
+        raise StoreCorruptError(f"{path} is a database of another program; nothing was changed. Name another file for the store")
+    if version > len(MIGRATIONS):
+        raise StoreCorruptError(
+            f"{path} was written by a newer release of llm-authmw (form {version}, this one knows {len(MIGRATIONS)}); "
+            "nothing was changed. Upgrade llm-authmw"
+        )
+    return int(version)
+
+
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the file to this release's form. Several processes may do so at the same time.
+
+    Raises:
+        StoreCorruptError: it is not ours, or is newer than this release.
+        sqlite3.Error: it cannot be read or, where that is necessary, written.
+    """
+    # Seen in one transaction: between two of them, another process may be the one that migrates.
+    connection.execute("BEGIN")
+    version = version_of(connection, path)
+    connection.execute("COMMIT")
+    if version == len(MIGRATIONS):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    for statements in MIGRATIONS[version_of(connection, path) :]:
+        for statement in statements:
+            connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+    connection.execute("COMMIT")

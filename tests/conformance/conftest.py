@@ -1,0 +1,63 @@
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_authmw.accounts.records import AccountRecord
+from llm_authmw.history import HistoryEntry
+from llm_authmw.keys.hashing import Digest, sha256
+from llm_authmw.keys.records import KeyRecord, KeySecret, StoredKey
+from llm_authmw.stores.memory import MemoryBackend
+from llm_authmw.stores.sqlite import SQLiteBackend
+from llm_authmw.stores.store import Backend
+from llm_authmw.testing import ManualClock
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def backend(request: pytest.FixtureRequest, anyio_backend: Any, tmp_path: Path, clock: ManualClock) -> AsyncIterator[Backend]:
+    made: Backend = MemoryBackend(clock=clock) if request.param == "memory" else SQLiteBackend(str(tmp_path / "store.db"), clock=clock)
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture
+def secret() -> Callable[..., KeySecret]:
+    def make(text: str = "secret", *, created_at: float = 1.0, not_after: float | None = None, imported: bool = False) -> KeySecret:
+        digest = Digest(sha256(text.encode()), "sha256", 0)
+        return KeySecret(digest=digest, created_at=created_at, not_after=not_after, imported=imported)
+
+    return make
+
+
+@pytest.fixture
+def key(secret: Callable[..., KeySecret]) -> Callable[..., StoredKey]:
+    def make(key_id: str = "k1", *, secrets: tuple[KeySecret, ...] | None = None, **fields: Any) -> StoredKey:
+        values: dict[str, Any] = {"last_four": "4444", "created_at": 1.0, **fields}
+        record = KeyRecord(id=key_id, **values)
+        return StoredKey(record=record, secrets=(secret(key_id),) if secrets is None else secrets)
+
+    return make
+
+
+@pytest.fixture
+def account() -> Callable[..., AccountRecord]:
+    def make(name: str = "blue", **fields: Any) -> AccountRecord:
+        values: dict[str, Any] = {"kind": "team", "created_at": 1.0, **fields}
+        return AccountRecord(name=name, **values)
+
+    return make
+
+
+@pytest.fixture
+def entry() -> Callable[..., HistoryEntry]:
+    def make(action: str = "create", **fields: Any) -> HistoryEntry:
+        values: dict[str, Any] = {"at": 1.0, "actor": "ada", **fields}
+        return HistoryEntry(action=action, **values)
+
+    return make

@@ -1,0 +1,127 @@
+"""The form of the file: what the design asks of every table and index, and what the statements make of them."""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_authmw.accounts.protocols import AccountQuery
+from llm_authmw.accounts.records import AccountRecord, AccountRef
+from llm_authmw.history import HistoryEntry
+from llm_authmw.keys.protocols import Idempotency, KeyQuery
+from llm_authmw.keys.records import KeyRecord, StoredKey
+from llm_authmw.stores.sqlite import SQLiteBackend, file
+from llm_authmw.stores.sqlite.migrations import APPLICATION_ID, MIGRATIONS
+
+pytestmark = pytest.mark.anyio
+
+MakeKey = Callable[..., StoredKey]
+
+
+def rows(statement: str) -> Callable[[sqlite3.Connection], list[tuple[Any, ...]]]:
+    return lambda connection: [tuple(row) for row in connection.execute(statement).fetchall()]
+
+
+async def test_every_table_is_strict(backend: SQLiteBackend) -> None:
+    tables = await backend._database.read(rows("SELECT name, strict FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE 'sqlite_%'"))
+    assert {"keys", "key_secrets", "key_history", "accounts", "account_history", "idempotency", "changes"} == {name for name, _ in tables}
+    assert {1} == {strict for _, strict in tables}
+
+
+async def test_the_tenant_is_never_null_and_comes_first_in_every_key_and_index(backend: SQLiteBackend) -> None:
+    indexes = await backend._database.read(
+        rows(
+            """
+            SELECT tables.name, indexes.name, indexes."unique", columns.name
+            FROM pragma_table_list AS tables, pragma_index_list(tables.name) AS indexes, pragma_index_info(indexes.name) AS columns
+            WHERE tables.schema = 'main' AND columns.seqno = 0
+            """
+        )
+    )
+    # Authentication knows these two and asks for the tenant.
+    exceptions = {("keys_by_id", 1, "id"), ("key_secrets_by_import", 1, "digest")}
+    found = {(index, unique, column) for _, index, unique, column in indexes}
+    assert exceptions == {entry for entry in found if entry[2] != "tenant"}
+    nullable = rows(
+        """
+        SELECT tables.name FROM pragma_table_list AS tables, pragma_table_info(tables.name) AS columns
+        WHERE tables.schema = 'main' AND tables.name NOT LIKE 'sqlite_%' AND columns.name = 'tenant' AND columns."notnull" = 0
+        """
+    )
+    assert [] == await backend._database.read(nullable)
+
+
+async def test_each_field_of_a_record_has_a_column(backend: SQLiteBackend) -> None:
+    for table, kind in (("keys", KeyRecord), ("accounts", AccountRecord)):
+        columns = await backend._database.read(rows(f"SELECT name FROM pragma_table_info('{table}')"))
+        assert {*kind.__struct_fields__, "name_folded"} == {name for (name,) in columns}
+
+
+async def test_the_file_says_whose_it_is_and_which_form_it_has(backend: SQLiteBackend) -> None:
+    assert [(APPLICATION_ID,)] == await backend._database.read(rows("PRAGMA application_id"))
+    assert [(len(MIGRATIONS),)] == await backend._database.read(rows("PRAGMA user_version"))
+    assert [("wal",)] == await backend._database.read(rows("PRAGMA journal_mode"))
+    assert [(1,)] == await backend._database.read(rows("PRAGMA foreign_keys"))
+    assert [(0,)] == await backend._database.read(rows("PRAGMA trusted_schema"))
+    assert [] == await backend._database.read(rows("PRAGMA foreign_key_check"))
+    assert [("ok",)] == await backend._database.read(rows("PRAGMA integrity_check"))
+
+
+async def test_two_files_count_their_changes_from_two_numbers(tmp_path: Path) -> None:
+    cursors: set[int] = set()
+    for number in range(3):
+        backend = SQLiteBackend(str(tmp_path / f"{number}.db"))
+        cursors.add((await backend.feed.changes(None)).cursor)
+        await backend.aclose()
+    assert 3 == len(cursors)
+    assert min(cursors) > 0
+
+
+REF = AccountRef("default", "team", "", "blue")
+WISH = Idempotency("default", "create", "once", "f")
+
+
+@pytest.mark.parametrize(
+    ("ask", "sorts"),
+    [
+        pytest.param(lambda backend: backend.keys.find("k1"), False, id="find"),
+        pytest.param(lambda backend: backend.keys.find_imported(b"digest"), False, id="find_imported"),
+        pytest.param(lambda backend: backend.keys.history("k1"), False, id="history"),
+        pytest.param(lambda backend: backend.keys.replayed(WISH), False, id="replayed"),
+        pytest.param(lambda backend: backend.keys.query(KeyQuery(now=1.0, tenant="default")), False, id="a tenant's keys"),
+        pytest.param(lambda backend: backend.accounts.find(REF), False, id="an account"),
+        pytest.param(lambda backend: backend.accounts.history(REF), False, id="an account's history"),
+        pytest.param(lambda backend: backend.accounts.query(AccountQuery(tenant="default")), False, id="a tenant's accounts"),
+        pytest.param(lambda backend: backend.accounts.query(AccountQuery(status="blocked")), False, id="blocked accounts"),
+        pytest.param(lambda backend: backend.feed.changes(1), False, id="changes"),
+    ],
+)
+async def test_what_is_asked_often_is_found_by_an_index_and_not_sorted(
+    path: Path, key: MakeKey, entry: HistoryEntry, monkeypatch: pytest.MonkeyPatch, ask: Callable[[SQLiteBackend], Any], sorts: bool
+) -> None:
+    statements: list[str] = []
+    connect = file.connect
+
+    def traced(path: Path, mode: str) -> sqlite3.Connection:
+        connection = connect(path, mode)
+        connection.set_trace_callback(statements.append)
+        return connection
+
+    backend = SQLiteBackend(str(path))
+    await backend.keys.write(key(), entry, None)
+    await backend.aclose()
+    monkeypatch.setattr(file, "connect", traced)
+    await backend.start()
+    statements.clear()
+    await ask(backend)
+    monkeypatch.undo()
+    asked = [statement for statement in statements if statement.lstrip().startswith("SELECT")]
+    assert asked
+    for statement in asked:
+        plan = [step for *_, step in await backend._database.read(rows(f"EXPLAIN QUERY PLAN {statement}"))]
+        assert not [step for step in plan if "TEMP B-TREE" in step], plan
+        # A scan of the index on what is blocked reads nothing else.
+        assert not [step for step in plan if step.startswith("SCAN") and "accounts_blocked" not in step], plan
+    await backend.aclose()

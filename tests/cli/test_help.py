@@ -1,0 +1,67 @@
+from collections.abc import Callable, Iterator
+
+import click
+import pytest
+from click.testing import Result
+
+from llm_authmw import __version__
+from llm_authmw.cli.program import program
+
+Run = Callable[..., Result]
+
+
+def commands(command: click.Command = program, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            yield from commands(inner, (*path, name))
+
+
+EVERY = [pytest.param(path, command, id="-".join(path) or "program") for path, command in commands()]
+VERBS = [path for path, _ in commands() if len(path) == 2]
+
+
+def test_the_verbs_are_those_of_the_manual() -> None:
+    keys = {"create", "list", "show", "update", "rotate", "block", "unblock", "revoke", "import"}
+    accounts = {"create", "list", "show", "update", "block", "unblock"}
+    assert {("keys", verb) for verb in keys} | {("accounts", verb) for verb in accounts} == set(VERBS)
+
+
+@pytest.mark.parametrize(("path", "command"), EVERY)
+def test_help_says_what_the_command_does_and_names_every_option(run: Run, path: tuple[str, ...], command: click.Command) -> None:
+    text = run(*path, "--help").stdout
+
+    assert text == run(*path, "-h").stdout
+    assert command.help
+    assert " ".join(command.help.split("\n", maxsplit=1)[0].split()) in " ".join(text.split())
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help
+            for name in parameter.opts:
+                assert name in text
+
+
+@pytest.mark.parametrize("path", VERBS, ids="-".join)
+def test_every_verb_takes_a_store_and_answers_in_json(run: Run, path: tuple[str, ...]) -> None:
+    text = run(*path, "--help").stdout
+
+    assert "--store URL" in text
+    assert "--json" in text
+
+
+@pytest.mark.parametrize("path", VERBS, ids="-".join)
+def test_every_verb_that_changes_something_takes_an_actor(run: Run, path: tuple[str, ...]) -> None:
+    assert (path[1] not in {"list", "show"}) == ("--actor" in run(*path, "--help").stdout)
+
+
+@pytest.mark.parametrize("path", [("keys",), ("keys", "create"), ("keys", "update"), ("accounts",), ("accounts", "create")], ids="-".join)
+def test_help_is_honest_about_what_this_release_enforces(run: Run, path: tuple[str, ...]) -> None:
+    assert "the layers that enforce them come in later releases" in " ".join(run(*path, "--help").stdout.split())
+
+
+def test_help_on_create_says_that_the_proxy_needs_the_same_pepper(run: Run) -> None:
+    assert "AUTHMW_PEPPER" in run("keys", "create", "--help").stdout
+
+
+def test_the_version_is_the_packages(run: Run) -> None:
+    assert f"llm-authmw {__version__}\n" == run("--version").stdout

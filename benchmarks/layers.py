@@ -212,6 +212,7 @@ class ManyKeys:
 
 
 class NobodyBlocked:
+    stale = False
     blocked = frozenset[AccountRef]()
 
     async def load(self) -> None:

@@ -56,4 +56,5 @@ async def send_denial(scope: Scope, send: Send, denial: Denial, context: Request
     kind = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
     status, headers, body = render(denial, scope, context.request_id)
     await send({"type": f"{kind}.start", "status": status, "headers": headers})
-    await send({"type": f"{kind}.body", "body": body, "more_body": False})
+    # Not every server takes away what an answer to HEAD must not have (RFC 9110 §9.3.2).
+    await send({"type": f"{kind}.body", "body": b"" if scope.get("method") == "HEAD" else body, "more_body": False})

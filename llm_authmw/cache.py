@@ -4,8 +4,8 @@ It belongs to a handle (`store.keys`, an `Issuer`), never to a layer. Nothing in
 no lock, and a hit is two dictionary operations.
 """
 
+import itertools
 import math
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Final, Generic, TypeVar
 
@@ -66,17 +66,55 @@ class SingleFlight(Generic[K, V]):
         return flight.value
 
 
+class _Shelf(Generic[K, V]):
+    """A bounded number of values, each until its end; the oldest go first.
+
+    Plain dictionaries, and no pair of value and end where nothing ends: this is most of what a remembered key weighs.
+    """
+
+    __slots__ = ("_bound", "_ends", "_ttl", "values")
+
+    def __init__(self, bound: int, ttl: float) -> None:
+        self.values: Final[dict[K, V]] = {}
+        self._ends: Final[dict[K, float]] = {}
+        self._bound: Final = bound
+        self._ttl: Final = ttl
+
+    def put(self, key: K, value: V, now: float) -> list[tuple[K, V]]:
+        """Add a value; return what had to go for it."""
+        gone: list[tuple[K, V]] = []
+        if len(self.values) >= self._bound:
+            # Several at once, since finding the oldest one passes over the places of those that went before.
+            oldest = list(itertools.islice(self.values, max(1, self._bound // 64)))
+            gone = [(old, self.values.pop(old)) for old in oldest]
+            for old in oldest:
+                self._ends.pop(old, None)
+        self.values[key] = value
+        if self._ttl != math.inf:
+            self._ends[key] = now + self._ttl
+        return gone
+
+    def pop(self, key: K) -> V | None:
+        """Take a value away."""
+        self._ends.pop(key, None)
+        return self.values.pop(key, None)
+
+    def end(self, key: K) -> float:
+        """Return when the value of `key` ends, in monotonic seconds."""
+        return self._ends.get(key, math.inf)
+
+
 class Cache(Generic[K, V]):
-    """Remember what `load` answered.
+    """Remember what `load` answered. A value is anything but None.
 
     Args:
-        max_entries: Entries kept; beyond that the least recently loaded goes.
+        max_entries: Entries kept; beyond that the least recently loaded go.
         max_negative: Negative entries kept, apart from the others, so that a flood of bad keys evicts no good one.
         ttl: Seconds for which an answer is fresh.
         stale_ttl: Further seconds for which an answer is served while one caller renews it, or while renewing fails.
         negative_ttl: Seconds for which a negative answer is kept.
         is_negative: Tells a negative answer.
-        on_drop: Told of every answer that is forgotten before it was replaced.
+        on_drop: Told of every answer that is forgotten.
         clock: Gives the monotonic time.
     """
 
@@ -92,28 +130,27 @@ class Cache(Generic[K, V]):
         on_drop: Callable[[K, V], None] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._max_entries: Final = max_entries
-        self._max_negative: Final = max_negative
-        self._ttl: Final = ttl
         self._stale_ttl: Final = stale_ttl
-        self._negative_ttl: Final = negative_ttl
         self._is_negative: Final = is_negative
         self._on_drop: Final = on_drop
         self._monotonic: Final = clock.monotonic
-        self._entries: Final[OrderedDict[K, tuple[V, float]]] = OrderedDict()
-        self._negative: Final[OrderedDict[K, tuple[V, float]]] = OrderedDict()
+        self._entries: Final[_Shelf[K, V]] = _Shelf(max_entries, ttl)
+        self._negative: Final[_Shelf[K, V]] = _Shelf(max_negative, negative_ttl)
+        self._endless: Final = ttl == math.inf
         self._flights: Final[SingleFlight[K, V]] = SingleFlight()
         self._generation = 0
 
     def __len__(self) -> int:
-        return len(self._entries) + len(self._negative)
+        return len(self._entries.values) + len(self._negative.values)
 
     def peek(self, key: K) -> V | None:
         """Return the fresh answer for `key`, or None; never waits."""
-        entry = self._entries.get(key) or self._negative.get(key)
-        if entry is None or entry[1] <= self._monotonic():
-            return None
-        return entry[0]
+        value = self._entries.values.get(key)
+        if value is not None and self._endless:
+            return value
+        shelf = self._negative if value is None else self._entries
+        value = shelf.values.get(key)
+        return value if value is not None and shelf.end(key) > self._monotonic() else None
 
     async def get(self, key: K, load: Callable[[K], Awaitable[V]]) -> V:
         """Return the answer for `key`, loading it at most once for any number of callers.
@@ -121,18 +158,18 @@ class Cache(Generic[K, V]):
         An error of `load` reaches every caller that waits for it and is not remembered; where a stale answer is at
         hand, that is returned instead.
         """
-        entry = self._entries.get(key) or self._negative.get(key)
-        now = self._monotonic()
-        if entry is not None and entry[1] > now:
-            return entry[0]
-        if key not in self._entries or entry is None or entry[1] + self._stale_ttl <= now:
+        fresh = self.peek(key)
+        if fresh is not None:
+            return fresh
+        stale = self._entries.values.get(key)
+        if stale is None or self._entries.end(key) + self._stale_ttl <= self._monotonic():
             return await self._flights.run(key, lambda: self._load(key, load))
         if self._flights.under_way(key):
-            return entry[0]
+            return stale
         try:
             return await self._flights.run(key, lambda: self._load(key, load))
         except Exception:  # noqa: BLE001 - whatever it was, the stale answer is still good for `stale_ttl`
-            return entry[0]
+            return stale
 
     async def _load(self, key: K, load: Callable[[K], Awaitable[V]]) -> V:
         generation = self._generation
@@ -140,19 +177,12 @@ class Cache(Generic[K, V]):
         # What was loaded before an invalidation may be what was invalidated: it is good for those who asked before that
         # happened, and is not kept.
         if generation == self._generation:
-            self._keep(key, value)
+            self._take(key)
+            negative = self._is_negative is not None and self._is_negative(value)
+            shelf = self._negative if negative else self._entries
+            for gone in shelf.put(key, value, self._monotonic()):
+                self._tell(*gone)
         return value
-
-    def _keep(self, key: K, value: V) -> None:
-        negative = self._is_negative is not None and self._is_negative(value)
-        if negative:
-            kept, bound, ttl = self._negative, self._max_negative, self._negative_ttl
-        else:
-            kept, bound, ttl = self._entries, self._max_entries, self._ttl
-        self._take(key)
-        kept[key] = (value, math.inf if ttl == math.inf else self._monotonic() + ttl)
-        while len(kept) > bound:
-            self._tell(*kept.popitem(last=False))
 
     def drop(self, key: K) -> None:
         """Forget one answer, and let no load that is under way bring it back."""
@@ -162,20 +192,21 @@ class Cache(Generic[K, V]):
     def clear_negative(self) -> None:
         """Forget every negative answer: something new may exist now."""
         self._generation += 1
-        while self._negative:
-            self._tell(*self._negative.popitem())
+        for key in list(self._negative.values):
+            self._take(key)
 
     def clear(self) -> None:
         """Forget everything."""
         self.clear_negative()
-        while self._entries:
-            self._tell(*self._entries.popitem())
+        for key in list(self._entries.values):
+            self._take(key)
 
     def _take(self, key: K) -> None:
-        entry = self._entries.pop(key, None) or self._negative.pop(key, None)
-        if entry is not None:
-            self._tell(key, entry)
+        for shelf in (self._entries, self._negative):
+            value = shelf.pop(key)
+            if value is not None:
+                self._tell(key, value)
 
-    def _tell(self, key: K, entry: tuple[V, float]) -> None:
+    def _tell(self, key: K, value: V) -> None:
         if self._on_drop is not None:
-            self._on_drop(key, entry[0])
+            self._on_drop(key, value)

@@ -38,6 +38,7 @@ class ChangeFeed(Protocol):
         Raises:
             StoreError: the store cannot be read.
         """
+        ...
 
 
 Listener = Callable[[Changes], None]
@@ -62,7 +63,7 @@ class ChangeFollower:
         if not (0 < deadline < math.inf):
             raise ConfigurationError("deadline", "is a number of seconds above zero")
         self.bound: Final = bound
-        self.fresh_until = -math.inf
+        self.fresh_until: float = -math.inf
         """Monotonic seconds until which cached answers may be used."""
         self._feed: Final = feed
         self._deadline: Final = deadline

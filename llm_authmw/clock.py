@@ -1,7 +1,7 @@
 """Time as an argument. Everything that asks what time it is takes a `Clock`, so that tests never wait."""
 
 import time
-from typing import Protocol
+from typing import Final, Protocol
 
 
 class Clock(Protocol):
@@ -9,16 +9,19 @@ class Clock(Protocol):
 
     def now(self) -> float:
         """Return seconds since 1970-01-01 UTC; may jump when an operator sets the clock."""
+        ...
 
     def monotonic(self) -> float:
         """Return seconds since some fixed moment; never goes back."""
+        ...
 
 
 class SystemClock:
     """The machine's own clock."""
 
-    now = staticmethod(time.time)
-    monotonic = staticmethod(time.monotonic)
+    def __init__(self) -> None:
+        self.now: Final = time.time
+        self.monotonic: Final = time.monotonic
 
     def __repr__(self) -> str:
         return "SystemClock()"

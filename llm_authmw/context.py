@@ -66,8 +66,9 @@ class RequestContext(msgspec.Struct, eq=False):
         context: RequestContext | None = scope.get(CONTEXT_KEY)
         if context is None:
             context = scope[CONTEXT_KEY] = cls(proxies)
-        elif context.proxies is None:
-            context.proxies = proxies
+        elif context.proxies is None and proxies is not None:
+            # Whatever was resolved without the setting was the proxy's own address, which other networks are good for.
+            context.proxies, context._address_known = proxies, False
         return context
 
     @property

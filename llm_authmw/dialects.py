@@ -6,6 +6,7 @@ problem+json. The reason code goes out as a header too, in every dialect, since 
 
 import functools
 import math
+import re
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -23,6 +24,7 @@ _ANY_REQUEST: Final = b"0" * 16
 
 _encode: Final = msgspec.json.Encoder().encode
 
+_TELLING_HEADERS: Final[dict[bytes, Dialect]] = {b"anthropic-version": "anthropic", b"x-goog-api-key": "gemini", b"accept": "problem"}
 _OPENAI_SEGMENTS: Final = frozenset(
     {
         "v1",
@@ -67,6 +69,8 @@ _TITLES: Final = {
 }
 # RFC 6750 §3.1; a 401 without any credential carries no error code (§3).
 _BEARER_ERRORS: Final = {400: "invalid_request", 401: "invalid_token", 403: "insufficient_scope"}
+# RFC 6749 §3.3: neither quotation marks nor backslashes.
+_SCOPES: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+(?: [\x21\x23-\x5b\x5d-\x7e]+)*")
 
 
 def dialect_of(scope: Any) -> Dialect:
@@ -74,12 +78,11 @@ def dialect_of(scope: Any) -> Dialect:
     path: str = scope["path"]
     for name, value in scope["headers"]:
         lowered = name.lower()
-        if lowered == b"anthropic-version":
-            return "anthropic"
-        if lowered == b"x-goog-api-key":
-            return "gemini"
-        if lowered == b"accept" and b"application/problem+json" in value:
-            return "problem"
+        if lowered in _TELLING_HEADERS:
+            if lowered != b"accept":
+                return _TELLING_HEADERS[lowered]
+            if b"application/problem+json" in value:
+                return "problem"
     if path.endswith(("/v1/messages", "/v1/messages/count_tokens")):
         return "anthropic"
     if "/v1beta/" in path or path.rpartition(":")[2] in ("generateContent", "streamGenerateContent", "embedContent", "countTokens"):
@@ -157,4 +160,6 @@ def _with_error(challenge: str, error: str, need: str | None) -> str:
     if scheme != "Bearer":
         return challenge
     told = f'{challenge}{"," if blank else ""} error="{error}"'
-    return told if error != "insufficient_scope" or need is None else f'{told}, scope="{need}"'
+    # What is needed may be said in other words, and a quotation mark among them would end the parameter.
+    scopes = error == "insufficient_scope" and need is not None and _SCOPES.fullmatch(need) is not None
+    return f'{told}, scope="{need}"' if scopes else told

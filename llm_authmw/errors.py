@@ -26,9 +26,12 @@ class ConfigurationError(AuthmwError, ValueError):
     """An option is wrong, contradicts another one, or would be ignored."""
 
     def __init__(self, option: str, problem: str) -> None:
-        super().__init__(f"{option}: {problem}")
+        super().__init__(option, problem)
         self.option = option
         self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.option}: {self.problem}"
 
 
 class MissingExtraError(ConfigurationError):
@@ -37,6 +40,9 @@ class MissingExtraError(ConfigurationError):
     def __init__(self, option: str, extra: str) -> None:
         super().__init__(option, f"needs an optional dependency: pip install 'llm-authmw[{extra}]'")
         self.extra = extra
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.option, self.extra)
 
 
 class InvalidValueError(AuthmwError, ValueError):
@@ -99,16 +105,16 @@ class Denial(AuthmwError):  # noqa: N818 - a decision, raised only where a value
     ) -> None:
         known = REASONS[reason]
         self.reason = reason
-        self.public_reason = public_reason or known.public or reason
+        self.public_reason: str = public_reason or known.public or reason
         told = REASONS[self.public_reason]
         super().__init__(reason)
-        self.status = told.status
-        self.message = told.message
+        self.status: int = told.status
+        self.message: str = told.message
         self.layer = layer
         self.rule = rule
         self.need = need
-        self.retry_after = retry_after if retry_after is not None else told.retry_after
-        self.challenges = tuple(challenges)
+        self.retry_after: float | None = retry_after if retry_after is not None else told.retry_after
+        self.challenges: tuple[str, ...] = tuple(challenges)
         self.credential_id: str | None = None
 
     def __repr__(self) -> str:

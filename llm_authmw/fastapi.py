@@ -13,8 +13,8 @@ try:
     from fastapi.openapi.models import SecurityBase as SecurityModel
     from fastapi.security import SecurityScopes
     from fastapi.security.base import SecurityBase
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("llm_authmw.fastapi is for FastAPI apps: pip install fastapi") from error
+except ModuleNotFoundError as _error:
+    raise ModuleNotFoundError("llm_authmw.fastapi is for FastAPI apps: pip install fastapi") from _error
 
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.requests import HTTPConnection

@@ -4,8 +4,8 @@ Every check takes the field's name, for the error, and the value as it was given
 outside its grammar, and `ConfigurationError` for a list that is a bare string.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, cast
 
 from llm_authmw.errors import InvalidValueError
 from llm_authmw.names import name_problem, names
@@ -79,17 +79,22 @@ def budgets(field: str, value: Any) -> tuple[Budget, ...]:
 def _quotas(field: str, value: Any, kind: type, parse: Callable[[str], Any]) -> tuple[Any, ...]:
     if isinstance(value, str) or not isinstance(value, list | tuple):
         raise InvalidValueError(f"{field} takes a list, such as ['60 requests/minute']")
-    return tuple(dict.fromkeys(entry if isinstance(entry, kind) else parse(text(field, entry)) for entry in value))
+    entries = cast("Sequence[Any]", value)
+    return tuple(dict.fromkeys(entry if isinstance(entry, kind) else parse(text(field, entry)) for entry in entries))
 
 
 def metadata(field: str, value: Any) -> dict[str, str]:
     """Return at most 16 names, each with a text."""
-    if not isinstance(value, Mapping) or len(value) > MAX_METADATA:
+    is_mapping = isinstance(value, Mapping)
+    given: Mapping[Any, Any] = value
+    if not is_mapping or len(given) > MAX_METADATA:
         raise InvalidValueError(f"{field} takes at most {MAX_METADATA} names, each with a text")
-    for entry in value.values():
+    for entry in given.values():
         if not isinstance(entry, str) or len(entry) > MAX_METADATA_VALUE:
             raise InvalidValueError(f"each value of {field} is a text of at most {MAX_METADATA_VALUE} characters")
-    return {text(field, name): entry for name, entry in value.items()}
+        if not entry.isprintable():
+            raise InvalidValueError(f"a value of {field} holds a character that does not print")
+    return {text(field, name): entry for name, entry in given.items()}
 
 
 def moment(field: str, value: Any) -> float | None:

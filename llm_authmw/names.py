@@ -1,7 +1,7 @@
 """Lists of strings: one type and one check, so that a bare string is never read letter by letter."""
 
 from collections.abc import Collection
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from llm_authmw.errors import ConfigurationError
 
@@ -40,8 +40,7 @@ def names(option: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list | tuple | set | frozenset):
         raise ConfigurationError(option, f"takes a list of strings, not {type(value).__name__}")
     entries: list[str] = []
-    given: Collection[object] = value
-    for entry in given:
+    for entry in cast("Collection[object]", value):
         if not isinstance(entry, str):
             raise ConfigurationError(option, f"takes strings only, not {type(entry).__name__}")
         problem = name_problem(entry)

@@ -11,20 +11,29 @@ from llm_authmw.names import Names, names
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_FORWARDED_PAIR: Final = re.compile(r'\s*([A-Za-z]+)=("(?:[^"\\]|\\.)*"|[^\s",;=]+)\s*')
+_FORWARDED_PAIR: Final = re.compile(r'[ \t]*([A-Za-z]+)=("(?:[^"\\]|\\.)*"|[^\s",;=]+)[ \t]*')
 _MAX_HOPS: Final = 32
 
 
 def parse_network(text: str) -> Network:
     """Read a network such as `10.0.0.0/8`, or one address.
 
+    IPv4 networks inside IPv6 (`::ffff:10.0.0.0/104`) are the IPv4 network, as `parse_address` has it.
+
     Raises:
-        InvalidValueError: `text` is neither, or has host bits set (`10.0.0.1/8` may mean two things).
+        InvalidValueError: `text` is neither, has host bits set (`10.0.0.1/8` may mean two things), or has a scope.
     """
     try:
-        return ipaddress.ip_network(text)
+        network = ipaddress.ip_network(text)
     except ValueError:
         raise InvalidValueError(f"{text!r} is not a network such as '10.0.0.0/8' or an address; host bits must be zero") from None
+    if isinstance(network, ipaddress.IPv6Network):
+        if network.network_address.scope_id is not None:
+            raise InvalidValueError(f"{text!r} has a scope, and no address that is compared with it ever has one")
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None and network.prefixlen >= 96:
+            return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
+    return network
 
 
 def parse_address(text: str) -> Address | None:
@@ -132,8 +141,8 @@ def peer_address(scope: Any) -> Address | None:
 
 def _without_port(text: str) -> str:
     if text.startswith("["):
-        address, _, rest = text[1:].partition("]")
-        return address if not rest or (rest.startswith(":") and rest[1:].isdigit()) else ""
+        address, bracket, rest = text[1:].partition("]")
+        return address if bracket and (not rest or (rest.startswith(":") and rest[1:].isdigit())) else ""
     host, colon, port = text.rpartition(":")
     return host if colon and ":" not in host and port.isdigit() else text
 

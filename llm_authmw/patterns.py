@@ -138,15 +138,16 @@ def is_canonical(path: str) -> bool:
 def canonical_route(scope: Any) -> tuple[str, str] | None:
     """Return the method (`WS` for a WebSocket) and the path that the app will route on, or None where the path is ambiguous.
 
-    The path is `scope["path"]` below `root_path`, never a URL rebuilt from the Host header (CVE-2026-48710). An encoded
-    separator survives only in `raw_path`, so that is looked at too.
+    The path is `scope["path"]` below `root_path`, never a URL rebuilt from the Host header (CVE-2026-48710). All of it must be
+    canonical: a mount with a parameter puts what the client sent into `root_path`. An encoded separator survives only in
+    `raw_path`, so that is looked at too.
     """
     path: str = scope["path"]
-    root: str = scope.get("root_path") or ""
-    if root and (path == root or path.startswith(root + "/")):
-        path = path[len(root) :] or "/"
     raw: bytes = scope.get("raw_path") or b""
     lowered = raw.lower()
     if not is_canonical(path) or any(separator in lowered for separator in _ENCODED_SEPARATORS):
         return None
+    root: str = scope.get("root_path") or ""
+    if root and (path == root or path.startswith(root + "/")):
+        path = path[len(root) :] or "/"
     return ("WS" if scope["type"] == "websocket" else scope["method"].upper()), path

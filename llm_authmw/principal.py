@@ -18,6 +18,12 @@ KEYS_REALM: Final = "keys"
 RESERVED_SUBJECTS: Final = ("client:", "key:")
 """Prefixes of subjects that are not users. No user name may begin so, or it would be taken for a client or a key."""
 
+_RESTRICTIONS: Final = ("models", "routes", "networks")
+_TUPLES: Final = (
+    *("roles", "scopes", "groups", "tags", "limits", "budgets", "claims", "amr", "actors", "confirmation"),
+    *_RESTRICTIONS,
+)
+
 
 class Assurance(IntEnum):
     """How an identity was proven, in order; the weakest contributor decides."""
@@ -74,7 +80,8 @@ class Principal(BaseUser, msgspec.Struct, frozen=True, kw_only=True, cache_hash=
         assurance: How the identity was proven.
 
     Raises:
-        InvalidValueError: A name is empty, holds control characters, or a user is named like a client or a key.
+        InvalidValueError: A name is empty, holds control characters, a user is named like a client or a key, or several values
+            are given as anything but a tuple.
     """
 
     tenant: str = DEFAULT_TENANT
@@ -107,12 +114,17 @@ class Principal(BaseUser, msgspec.Struct, frozen=True, kw_only=True, cache_hash=
     assurance: Assurance = Assurance.ASSERTED
 
     def __post_init__(self) -> None:
-        for field in ("tenant", "user", "client", "team", "org", "credential_id"):
+        for field in ("tenant", "realm", "user", "client", "team", "org", "credential_id"):
             value = getattr(self, field)
-            if value is not None:
+            if value is not None and (value or field != "realm"):
                 problem = name_problem(value)
                 if problem is not None:
                     raise InvalidValueError(f"a principal's {field} {problem}")
+        for field in _TUPLES:
+            value = getattr(self, field)
+            # A bare string would be read letter by letter, and a list could be changed behind everybody's back.
+            if type(value) is not tuple and not (value is None and field in _RESTRICTIONS):
+                raise InvalidValueError(f"a principal's {field} is a tuple, not {type(value).__name__}")
         if self.user is not None and self.user.startswith(RESERVED_SUBJECTS):
             raise InvalidValueError("a user name must not begin with 'client:' or 'key:'")
         if self.method != "anonymous" and not (self.user or self.client or self.credential_id):

@@ -39,7 +39,7 @@ NANO_USD: Final = 1_000_000_000
 MAX_AMOUNT: Final = 2**53
 """Amounts above are refused: a store that counts in doubles (Lua) would no longer count exactly."""
 
-_LIMIT: Final = re.compile(r"(?P<amount>[0-9][0-9_]*) (?P<unit>[a-z]+(?: tokens)?)(?:/(?P<window>[a-z]+))?(?:, (?P<options>.+))?")
+_LIMIT: Final = re.compile(r"(?P<amount>[0-9][0-9_]*) (?P<unit>[a-z]+(?: tokens?)?)(?:/(?P<window>[a-z]+))?(?:, (?P<options>.+))?")
 _BUDGET: Final = re.compile(r"(?P<whole>[0-9][0-9_]*)(?:\.(?P<cents>[0-9]{1,9}))? usd(?:/(?P<window>[a-z]+))?(?:, (?P<options>.+))?")
 _SOFT: Final = re.compile(r"soft ([0-9]{1,2}%(?: [0-9]{1,2}%)*)")
 _INTEGER: Final = re.compile(r"[0-9]+(?:_[0-9]+)*")

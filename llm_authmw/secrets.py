@@ -9,7 +9,7 @@ import hmac
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from llm_authmw.errors import ConfigurationError
 
@@ -66,12 +66,16 @@ def resolve_secret(option: str, value: str | Secret) -> Secret:
     One line break at the end of a file is dropped, since editors and `kubectl` add one.
 
     Raises:
-        ConfigurationError: the place does not exist, cannot be read, or is empty. The text names the place, never what
-            it holds.
+        ConfigurationError: the place does not exist, cannot be read, is empty, or does not hold text. The message names the
+            place, never what it holds.
     """
     if isinstance(value, Secret):
         return value
-    prefix, colon, rest = value.partition(":")
+    given: Any = value
+    found: Any
+    if not isinstance(given, str):
+        raise ConfigurationError(option, f"takes a text, or a reference such as 'env:NAME', not {type(given).__name__}")
+    prefix, colon, rest = given.partition(":")
     if colon and prefix == "env":
         found = os.environ.get(rest, "")
         problem = f"the environment variable {rest} is not set, or is empty"
@@ -79,7 +83,7 @@ def resolve_secret(option: str, value: str | Secret) -> Secret:
         problem = f"the file {rest} is empty"
         try:
             found = Path(rest).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path that holds a NUL
             raise ConfigurationError(option, f"the file {rest} cannot be read ({type(error).__name__})") from None
     elif colon and prefix in _resolvers:
         problem = f"the resolver {prefix!r} returned nothing"
@@ -88,7 +92,12 @@ def resolve_secret(option: str, value: str | Secret) -> Secret:
         except Exception as error:  # noqa: BLE001 - a user's function: whatever it raises may quote what it was reading
             raise ConfigurationError(option, f"the resolver {prefix!r} failed ({type(error).__name__})") from None
     else:
-        found, problem = value, "is empty"
+        found, problem = given, "is empty"
     if not found:
         raise ConfigurationError(option, problem)
+    if not isinstance(found, str):
+        raise ConfigurationError(option, f"the resolver {prefix!r} returned {type(found).__name__} instead of text")
+    if any("\ud800" <= character <= "\udfff" for character in found):
+        # How Python shows bytes of the environment that are not UTF-8; encoding them later would fail, and quote the secret.
+        raise ConfigurationError(option, "is not UTF-8")
     return Secret(found)

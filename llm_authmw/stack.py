@@ -30,6 +30,8 @@ class Stack:
     def __init__(self, *layers: "Middleware | Stack", trusted_proxies: TrustedProxies | None = None) -> None:
         if not layers:
             raise ConfigurationError("layers", "names none, so nothing would be guarded")
+        if trusted_proxies is not None and not isinstance(trusted_proxies, TrustedProxies):
+            raise ConfigurationError("trusted_proxies", "takes TrustedProxies([…])")
         for layer in layers:
             if not isinstance(layer, Middleware | Stack):
                 raise ConfigurationError(
@@ -71,13 +73,16 @@ class GuardedApp(Composed):
     def __init__(self, entry: ASGIApp, *, layers: tuple[ASGIApp, ...], trusted_proxies: TrustedProxies | None) -> None:
         self.entry = entry
         self.layers: Final = layers
-        self._proxies: Final = trusted_proxies
+        settings: list[TrustedProxies] = [] if trusted_proxies is None else [trusted_proxies]
         resources: list[Resource] = []
         for layer in layers:
+            if isinstance(layer, AuthenticationLayer | GuardedApp) and layer.trusted_proxies is not None:
+                settings.append(layer.trusted_proxies)
             if isinstance(layer, AuthenticationLayer):
-                if layer.trusted_proxies is not None and trusted_proxies is not None:
-                    raise ConfigurationError("trusted_proxies", "is given to the Stack and to a layer in it: give it to the Stack")
                 resources += [resource for resource in layer.resources if resource not in resources]
+        if len(settings) > 1:
+            raise ConfigurationError("trusted_proxies", "is given to the Stack and to a layer in it, or to two: give it to the Stack")
+        self.trusted_proxies: Final[TrustedProxies | None] = settings[0] if settings else None
         self._resources: Final = tuple(resources)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,8 +90,8 @@ class GuardedApp(Composed):
         if scope["type"] == "lifespan":
             await run_lifespan(self.entry, self._resources, scope, receive, send)
             return
-        if self._proxies is not None:
-            RequestContext.of(scope, self._proxies)
+        if self.trusted_proxies is not None:
+            RequestContext.of(scope, self.trusted_proxies)
         await self.entry(scope, receive, send)
 
     def __repr__(self) -> str:

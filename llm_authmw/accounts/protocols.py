@@ -47,6 +47,7 @@ class AccountStore(Protocol):
         Raises:
             StoreError: the store cannot be written; nothing was.
         """
+        ...
 
     async def query(self, query: AccountQuery) -> AccountPage:
         """List accounts.
@@ -55,6 +56,7 @@ class AccountStore(Protocol):
             InvalidValueError: the cursor is not one of this store's.
             StoreError: the store cannot be read.
         """
+        ...
 
     async def history(self, ref: AccountRef) -> tuple[HistoryEntry, ...]:
         """Return the account's history, oldest first; empty where there is no such account.
@@ -62,3 +64,4 @@ class AccountStore(Protocol):
         Raises:
             StoreError: the store cannot be read.
         """
+        ...

@@ -1,6 +1,6 @@
 """Accounts: create, list, change, block. A blocked account stops everything that belongs to it."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Final, Unpack, get_args
 
 import msgspec
@@ -19,6 +19,7 @@ from llm_authmw.cache import SingleFlight
 from llm_authmw.changes import ChangeFollower, Changes
 from llm_authmw.clock import SYSTEM_CLOCK, Clock
 from llm_authmw.errors import ConflictError, InvalidValueError, NotFoundError
+from llm_authmw.fields import text
 from llm_authmw.history import HistoryEntry
 from llm_authmw.principal import DEFAULT_TENANT, KEYS_REALM
 
@@ -34,17 +35,13 @@ class AccountService:
         self._store: Final = store
         self._follower: Final = follower
         self._now: Final = clock.now
-        self._blocked: frozenset[AccountRef] = frozenset()
-        self.stale = True
+        self.blocked: frozenset[AccountRef] = frozenset()
+        """The accounts that are blocked, as `load` last read them."""
+        self.stale: bool = True
         """Whether an account changed since `load` last read them."""
         self._generation = 0
         self._flight: Final[SingleFlight[None, frozenset[AccountRef]]] = SingleFlight()
         follower.subscribe(self._forget)
-
-    @property
-    def blocked(self) -> Collection[AccountRef]:
-        """The accounts that are blocked, as far as `load` last read them."""
-        return self._blocked
 
     async def load(self) -> None:
         """Read the blocked accounts again if any account changed since.
@@ -67,9 +64,9 @@ class AccountService:
                 break
         # What changed while it was read may be missing from it; then it is read once more.
         if generation == self._generation:
-            self._blocked = frozenset(found)
+            self.blocked = frozenset(found)
             self.stale = False
-        return self._blocked
+        return self.blocked
 
     async def create(
         self,
@@ -112,7 +109,7 @@ class AccountService:
         )
         after = record.as_dict()
         changes = {field: [None, after[field]] for field in ("status", *fields)}
-        entry = HistoryEntry(at=record.created_at, action="create", actor=actor, changes=changes)
+        entry = HistoryEntry(at=record.created_at, action="create", actor=text("actor", actor), changes=changes)
         if not await self._store.write(record, entry):
             raise ConflictError("this account exists")
         self._announce()
@@ -220,7 +217,9 @@ class AccountService:
             changed = msgspec.structs.replace(changed, revision=record.revision + 1)
             before, after = record.as_dict(), changed.as_dict()
             differences = {field: [before[field], after[field]] for field in after if field != "revision" and before[field] != after[field]}
-            if await self._store.write(changed, HistoryEntry(at=self._now(), action=action, actor=actor, changes=differences)):
+            if await self._store.write(
+                changed, HistoryEntry(at=self._now(), action=action, actor=text("actor", actor), changes=differences)
+            ):
                 self._announce()
                 return changed
 

@@ -29,7 +29,7 @@ class Credential(msgspec.Struct, frozen=True, gc=False):
     """A credential as it was presented. It holds the secret: it is never logged, and its `repr` hides it.
 
     Attributes:
-        channel: The header's name in lower case, `subprotocol`, or `query`.
+        channel: The header's name in lower case, `subprotocol`, or `?` and the name of the query parameter.
         scheme: The scheme of `Authorization` in lower case (RFC 9110 §11.4), else empty.
         token: What follows the scheme, or the whole value.
     """
@@ -59,7 +59,7 @@ def find_credential(scope: Any, headers: frozenset[bytes], query_parameters: fro
             found.append((name.lower(), value))
     if scope["type"] == "websocket":
         found += _subprotocols(scope)
-    if query_parameters and scope["query_string"]:
+    if query_parameters and scope.get("query_string"):
         found += _query(scope["query_string"], query_parameters)
     if not found:
         return None
@@ -72,6 +72,11 @@ def find_credential(scope: Any, headers: frozenset[bytes], query_parameters: fro
     if channel != AUTHORIZATION:
         return Credential(channel, b"", value) if _WORD.fullmatch(value) else Denial("malformed_credential")
     return _authorization(value)
+
+
+def query_channel(parameter: str) -> bytes:
+    """Return the channel that a query parameter is: one layer's parameter is not another's."""
+    return b"?" + parameter.encode("utf-8", "surrogatepass")
 
 
 def _authorization(value: bytes) -> Credential | Denial:
@@ -94,7 +99,7 @@ def _authorization(value: bytes) -> Credential | Denial:
 def _subprotocols(scope: Any) -> list[tuple[bytes, bytes]]:
     offered: list[str] = scope.get("subprotocols") or []
     return [
-        (b"subprotocol", name.removeprefix(SUBPROTOCOL).encode("utf-8", "surrogateescape"))
+        (b"subprotocol", name.removeprefix(SUBPROTOCOL).encode("utf-8", "surrogatepass"))
         for name in offered
         if name.startswith(SUBPROTOCOL)
     ]
@@ -102,4 +107,4 @@ def _subprotocols(scope: Any) -> list[tuple[bytes, bytes]]:
 
 def _query(query: bytes, parameters: frozenset[str]) -> list[tuple[bytes, bytes]]:
     pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, errors="surrogateescape")
-    return [(b"query", value.encode("utf-8", "surrogateescape")) for name, value in pairs if name in parameters]
+    return [(query_channel(name), value.encode("utf-8", "surrogateescape")) for name, value in pairs if name in parameters]

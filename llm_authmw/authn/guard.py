@@ -1,11 +1,10 @@
 """What stands between a layer and an app that it let in: ends streams and sockets whose credential stands no longer.
 
-A streamed answer is looked at with every chunk, a socket with every message and while it idles. An answer in one piece goes
-out as it is: it was decided before the app ran.
+A streamed answer is looked at with every chunk, a socket with every message, and both while they idle, as far as the app
+listens. An answer in one piece goes out as it is: it was decided before the app ran.
 """
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import anyio
 import msgspec
@@ -15,6 +14,8 @@ from llm_authmw.authn.run import Standing
 from llm_authmw.context import RequestContext
 from llm_authmw.dialects import error_event
 from llm_authmw.errors import Denial
+
+_ENDS: Final = frozenset({"websocket.close", "websocket.http.response.start", "websocket.http.response.body"})
 
 
 class CredentialEndedError(OSError):
@@ -26,50 +27,74 @@ class Guard(msgspec.Struct, eq=False):
 
     Attributes:
         scope: The connection.
+        receive: The server's.
         send: The server's.
         context: The request's; a denial that a framework dependency leaves there is rendered in place of the app's answer.
         standing: Whether the credential still stands; None where it cannot end.
         ended: Whether the answer was ended here, so that whatever the app does after it is of no consequence.
     """
 
+    # `_over`: nothing more of the app's goes out; `_closed`: app or client have ended the answer themselves.
+
     scope: Scope
+    receive: Receive
     send: Send
     context: RequestContext
     standing: Standing | None
     ended: bool = False
     _over: bool = False
+    _whole_body: bool = False
+    _closed: bool = False
     _start: Message = None
     _last: Message = None
 
-    def http_send(self) -> Send:
-        """Return the `send` for an HTTP app."""
-        send, context, standing = self.send, self.context, self.standing
-        holds: Callable[[], bool] = standing.holds if standing is not None else _always
+    def __repr__(self) -> str:
+        # The scope holds the credential.
+        return f"Guard({self.context!r}, ended={self.ended})"
 
-        async def guarded(message: Message) -> None:
-            if self._start is None:
-                # Early hints and debug messages come before the start and are not an answer yet.
-                if message["type"] == "http.response.start":
-                    if context.denial is not None:
-                        return await self._replace(context.denial)
-                    self._start = message
-            elif self._over or (message.get("more_body") and not holds() and await self._must_end()):
-                return self._after_the_end()
-            else:
-                self._last = message
-            return await send(message)
+    async def http_send(self, message: Message) -> None:
+        """Send a message of an HTTP app, if its answer has not ended."""
+        if self._start is None:
+            # Early hints and debug messages come before the start and are not an answer yet.
+            if message["type"] == "http.response.start":
+                if self.context.denial is not None:
+                    return await self._replace(self.context.denial)
+                self._start = message
+        elif self._over or (message.get("more_body") and not self._holds() and await self._must_end()):
+            return self._after_the_end()
+        elif message.get("more_body"):
+            self._last = message if message.get("body") else self._last
+        else:
+            self._closed = self._closed or message["type"] == "http.response.body"
+        return await self.send(message)
 
-        return guarded
+    async def http_receive(self) -> Any:
+        """Receive for an HTTP app.
 
-    async def websocket(self, app: ASGIApp, receive: Receive, standing: Standing | None) -> None:
+        Once the body has been read, an app that waits here waits for the client to go. That wait is where a stream that
+        sends nothing is found to stand no longer.
+        """
+        standing = self.standing
+        if standing is None or not self._whole_body:
+            message = await self.receive()
+            self._whole_body = not message.get("more_body", False)
+            return message
+        while not self.ended:
+            with anyio.move_on_after(standing.bound):
+                return await self.receive()
+            if self._start is not None and not self._closed and not standing.holds():
+                await self._must_end()
+        return {"type": "http.disconnect"}
+
+    async def websocket(self, app: ASGIApp) -> None:
         """Run a WebSocket app, and end the socket when the credential does, also while it idles."""
-        if standing is None:
-            await app(self.scope, receive, self._websocket_send())
+        if self.standing is None:
+            await app(self.scope, self.receive, self.websocket_send)
             return
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._watch, standing, tasks.cancel_scope)
-                await app(self.scope, self._websocket_receive(receive), self._websocket_send())
+                tasks.start_soon(self._watch, self.standing, tasks.cancel_scope)
+                await app(self.scope, self.websocket_receive, self.websocket_send)
                 tasks.cancel_scope.cancel("the app has finished")
         except BaseExceptionGroup as group:
             # The task group is ours, so that the app's own error leaves as the app raised it.
@@ -77,33 +102,36 @@ class Guard(msgspec.Struct, eq=False):
                 raise group.exceptions[0] from group.exceptions[0].__cause__
             raise
 
-    def _websocket_receive(self, receive: Receive) -> Receive:
-        async def guarded() -> Any:
-            message = await receive()
-            if message["type"] == "websocket.receive" and not self._holds() and await self._must_end():
-                return {"type": "websocket.disconnect", "code": POLICY_VIOLATION}
-            return message
+    async def websocket_receive(self) -> Any:
+        """Receive a message for a WebSocket app, or a disconnect once the socket has ended."""
+        message = await self.receive()
+        if message["type"] == "websocket.disconnect":
+            self._closed = True
+        elif message["type"] == "websocket.receive" and not self._holds() and await self._must_end():
+            return {"type": "websocket.disconnect", "code": POLICY_VIOLATION}
+        return message
 
-        return guarded
-
-    def _websocket_send(self) -> Send:
-        async def guarded(message: Message) -> None:
-            if self._start is None and not self._over:
-                if self.context.denial is not None and message["type"] != "websocket.accept":
-                    return await self._replace(self.context.denial)
-                self._start = message
-            elif self._over or (message["type"] == "websocket.send" and not self._holds() and await self._must_end()):
-                return self._after_the_end()
-            return await self.send(message)
-
-        return guarded
+    async def websocket_send(self, message: Message) -> None:
+        """Send a message of a WebSocket app, if the socket has not ended."""
+        if self._start is None and not self._over:
+            if self.context.denial is not None and message["type"] != "websocket.accept":
+                return await self._replace(self.context.denial)
+            self._start = message
+        elif self._over or (message["type"] == "websocket.send" and not self._holds() and await self._must_end()):
+            return self._after_the_end()
+        if message["type"] in _ENDS:
+            self._closed = True
+        return await self.send(message)
 
     async def _watch(self, standing: Standing, scope: anyio.CancelScope) -> None:
-        while not self.ended:
+        while not (self.ended or self._closed):
             await anyio.sleep(standing.bound)
             if not standing.holds():
                 await self._must_end()
-        scope.cancel("the credential ended")
+        if self.ended:
+            # The app sees the end when it next receives or sends, and may clean up. One that does neither is not waited for.
+            await anyio.sleep(standing.bound)
+            scope.cancel("the credential ended")
 
     def _holds(self) -> bool:
         return self.standing is None or self.standing.holds()
@@ -111,10 +139,10 @@ class Guard(msgspec.Struct, eq=False):
     async def _must_end(self) -> bool:
         """Ask whether the credential still stands; if not, end the answer properly."""
         denial = await self.standing.confirm() if self.standing is not None else None
-        if denial is None or self.ended:
+        if denial is None or self.ended or self._closed:
             return self.ended
         self.ended = self._over = True
-        self.context.record(denial)
+        self.context.record(denial, credential_id=denial.credential_id)
         if self.scope["type"] == "http":
             await self._end_stream(denial)
         elif self._start is None:
@@ -129,8 +157,8 @@ class Guard(msgspec.Struct, eq=False):
             # A promised length cannot be kept; the server closes the connection, and the client sees that it was cut.
             return
         event = b""
-        events = headers.get(b"content-type", b"").startswith(b"text/event-stream") and b"content-encoding" not in headers
-        if events and (self._last is None or self._last.get("body", b"").endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))):
+        events = headers.get(b"content-type", b"").lower().startswith(b"text/event-stream") and b"content-encoding" not in headers
+        if events and (self._last is None or self._last["body"].endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))):
             # Only between two events: behind half of one, it would become part of that.
             event = error_event(denial, self.scope, self.context.request_id)
         await self.send({"type": "http.response.body", "body": event, "more_body": False})
@@ -146,7 +174,3 @@ class Guard(msgspec.Struct, eq=False):
     def _after_the_end(self) -> None:
         if self.ended:
             raise CredentialEndedError("the credential of this request stands no longer")
-
-
-def _always() -> bool:
-    return True

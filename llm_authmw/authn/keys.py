@@ -1,20 +1,22 @@
 """API keys: from whatever channel a client sends them in."""
 
 import hmac
+import math
 import re
 from typing import ClassVar, Final, Literal
 
 import msgspec
 
 from llm_authmw.asgi import ASGIApp, Resource, Scope
-from llm_authmw.authn.credentials import AUTHORIZATION, CALLER_HEADERS, KEY_HEADERS
-from llm_authmw.authn.layer import AuthenticationLayer
+from llm_authmw.authn.credentials import AUTHORIZATION, CALLER_HEADERS, KEY_HEADERS, query_channel
+from llm_authmw.authn.layer import AuthenticationLayer, check_failed
 from llm_authmw.authn.run import Run
 from llm_authmw.context import RequestContext
 from llm_authmw.errors import ConfigurationError, Denial
 from llm_authmw.keys.format import DEFAULT_PREFIX, parse_key
 from llm_authmw.keys.known import KnownKey
 from llm_authmw.keys.protocols import Keys, KeyVerification
+from llm_authmw.keys.static import StaticKeys
 from llm_authmw.keys.strength import check_chosen_key
 from llm_authmw.network import TrustedProxies, in_networks
 from llm_authmw.patterns import canonical_route, route_allowed
@@ -22,6 +24,8 @@ from llm_authmw.principal import KEYS_REALM, Assurance, Principal
 from llm_authmw.secrets import Secret, resolve_secret
 
 MASTER_ROLE: Final = "proxy_admin"
+_BOUND_OF_AN_END: Final = 1.0
+"""Seconds between two looks at an open stream whose key can do nothing but expire."""
 
 _TOKEN: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 _PREFIX: Final = DEFAULT_PREFIX.encode()
@@ -70,8 +74,12 @@ class KeyAuthMiddleware(AuthenticationLayer):
             raise ConfigurationError("keys", "takes store.keys or StaticKeys")
         if disclosure not in ("uniform", "exact"):
             raise ConfigurationError("disclosure", "is 'uniform' or 'exact'")
-        if query_parameter == "":
-            raise ConfigurationError("query_parameter", "is empty; leave it out to accept no key in a URL")
+        if query_parameter is not None and (query_parameter == "" or type(query_parameter) is not str):
+            raise ConfigurationError("query_parameter", "names a parameter; leave it out to accept no key in a URL")
+        if not isinstance(imported, bool):
+            raise ConfigurationError("imported", "is True or False")
+        if imported and isinstance(keys, StaticKeys):
+            raise ConfigurationError("imported", "is for keys in a store; StaticKeys takes texts of any form")
         super().__init__(
             app,
             required=required,
@@ -80,7 +88,9 @@ class KeyAuthMiddleware(AuthenticationLayer):
             query_parameters=frozenset() if query_parameter is None else frozenset({query_parameter}),
         )
         self._verifier: Final[KeyVerification] = keys.verifier
-        self._channels: Final = KEY_HEADERS | {b"subprotocol", b"query"} | ({header.encode()} if header is not None else frozenset())
+        own = [header.encode()] if header is not None else []
+        own += [query_channel(query_parameter)] if query_parameter is not None else []
+        self._channels: Final = KEY_HEADERS | {b"subprotocol", *own}
         self._master_key: Final = None if master_key is None else check_chosen_key("master_key", resolve_secret("master_key", master_key))
         self._can_end: Final = keys.verifier.bound is not None
         self._imported: Final = imported
@@ -116,7 +126,7 @@ class KeyAuthMiddleware(AuthenticationLayer):
             if bearer and not self._imported and not _looks_like_a_key(presented):
                 return None
             known = await self._verifier.verify(presented, imported=self._imported)
-        if known.mark == "imported_secret" and not self._imported:
+        if known.imported and not self._imported:
             return None if bearer and not _looks_like_a_key(presented) else Denial("key_malformed")
         if known.claimed_id is None and bearer and not _looks_like_a_key(presented):
             return None
@@ -124,8 +134,8 @@ class KeyAuthMiddleware(AuthenticationLayer):
         denial = self._refusal(known, scope, context)
         if denial is not None:
             return denial
-        if self._can_end:
-            run.standing = _Standing(self, presented, known, scope, context)
+        if self._can_end or known.ends < math.inf:
+            run.standing = _Standing(self, self._verifier, presented, known, scope, context)
         return known.principal
 
     def _refusal(self, known: KnownKey, scope: Scope, context: RequestContext) -> Denial | None:
@@ -153,20 +163,12 @@ class KeyAuthMiddleware(AuthenticationLayer):
         known = await self._verifier.verify(presented, imported=self._imported)
         return known, self._refusal(known, scope, context)
 
-    def holds(self, known: KnownKey) -> bool:
-        """Say whether what is known of a key still stands, without asking."""
-        return self._verifier.holds(known)
-
-    @property
-    def bound(self) -> float:
-        """Seconds within which a change takes effect."""
-        return self._verifier.bound or 1.0
-
 
 class _Standing(msgspec.Struct, eq=False):
     """A key that was let in, for as long as its stream or socket is open."""
 
     layer: KeyAuthMiddleware
+    verifier: KeyVerification
     presented: bytes
     known: KnownKey
     scope: Scope
@@ -177,16 +179,19 @@ class _Standing(msgspec.Struct, eq=False):
 
     @property
     def bound(self) -> float:
-        return self.layer.bound
+        return self.verifier.bound or _BOUND_OF_AN_END
 
     def holds(self) -> bool:
-        return self.layer.holds(self.known)
+        return self.verifier.holds(self.known)
 
     async def confirm(self) -> Denial | None:
         try:
             self.known, denial = await self.layer.confirm(self.presented, self.scope, self.context)
         except Denial as raised:
+            raised.layer = raised.layer or self.layer.name
             return raised
+        except Exception as error:  # noqa: BLE001 - as at the beginning: a check that failed to run has failed
+            return check_failed(self.layer.name, error)
         return denial
 
 
@@ -200,9 +205,9 @@ def _looks_like_a_key(presented: bytes) -> bool:
 
 
 def _header_name(header: str) -> bytes:
-    name = header.encode("utf-8", "replace")
-    if _TOKEN.fullmatch(header) is None:
+    if type(header) is not str or _TOKEN.fullmatch(header) is None:
         raise ConfigurationError("header", f"{header!r} is not the name of a header in lower case (RFC 9110 §5.1)")
+    name = header.encode()
     if name in CALLER_HEADERS:
         raise ConfigurationError("header", f"{header!r} is accepted anyway: leave the option out")
     if name in _NOT_FOR_KEYS:

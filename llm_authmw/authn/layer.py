@@ -36,8 +36,8 @@ class AuthenticationLayer:
         query_parameters: Query parameters that do.
 
     Raises:
-        ConfigurationError: something foreign stands between two of our authentication layers, CORS stands inside, or two
-            layers of one kind stand side by side.
+        ConfigurationError: something foreign stands between two of our authentication layers, CORS stands inside, two layers
+            of one kind stand side by side, or two of them say whose word about addresses is taken.
     """
 
     challenge: ClassVar[str]
@@ -52,6 +52,10 @@ class AuthenticationLayer:
         headers: frozenset[bytes] = frozenset(),
         query_parameters: frozenset[str] = frozenset(),
     ) -> None:
+        if not isinstance(required, bool):
+            raise ConfigurationError("required", "is True or False")
+        if trusted_proxies is not None and not isinstance(trusted_proxies, TrustedProxies):
+            raise ConfigurationError("trusted_proxies", "takes TrustedProxies([…])")
         self.app: Final = app
         self.required: Final = required
         self.trusted_proxies: Final = trusted_proxies
@@ -106,10 +110,7 @@ class AuthenticationLayer:
             except Denial as raised:
                 outcome = raised
             except Exception as error:  # noqa: BLE001 - a check that failed to run has failed: a denial, never a 500
-                # Where and what, but not the error's own text, which may quote what was being judged.
-                place = traceback.extract_tb(error.__traceback__)[-1]
-                logger.error("%s could not judge a credential: %s at %s:%s", self.name, type(error).__name__, place.filename, place.lineno)
-                outcome = Denial("check_failed")
+                outcome = check_failed(self.name, error)
         if isinstance(outcome, Denial):
             await self._deny(scope, send, context, run, outcome)
             return
@@ -123,6 +124,8 @@ class AuthenticationLayer:
             context.decisions.append(Decision(self.name, "allowed", None, outcome.credential_id, run.mark))
         if self.neighbour is not None:
             run.expected = self.neighbour
+            # Again, since somebody outside may have sent two copies of the scope on at once: each goes on with its own run.
+            context.authentication = run
             await self.app(scope, receive, send)
             return
         denial = self._conclude(context, run)
@@ -144,18 +147,18 @@ class AuthenticationLayer:
     async def _deny(self, scope: Scope, send: Send, context: RequestContext, run: Run, denial: Denial) -> None:
         denial.layer = denial.layer or self.name
         if denial.status in (400, 401) and not denial.challenges:
-            denial.challenges = tuple(run.challenges) or (self.challenge,)
+            denial.challenges = (*run.challenges, self.challenge)
         context.record(denial, credential_id=denial.credential_id, mark=run.mark)
         await send_denial(scope, send, denial, context)
 
     async def _enter(self, scope: Scope, receive: Receive, send: Send, context: RequestContext, run: Run) -> None:
         token = publish(scope, context.principal)
-        guard = Guard(scope, send, context, run.standing)
+        guard = Guard(scope, receive, send, context, run.standing)
         try:
             if scope["type"] == "http":
-                await self.app(scope, receive, guard.http_send())
+                await self.app(scope, guard.http_receive, guard.http_send)
             else:
-                await guard.websocket(self.app, receive, run.standing)
+                await guard.websocket(self.app)
         except Exception:
             # What an app raises after its stream was ended here says nothing but that.
             if not guard.ended:
@@ -170,6 +173,8 @@ class AuthenticationLayer:
                 raise ConfigurationError(
                     self.name, f"two {self.name} stand side by side, and the second would never see a credential: give one of them both"
                 )
+            if layer.trusted_proxies is not None and self.trusted_proxies is not None:
+                raise ConfigurationError("trusted_proxies", f"is given to {self.name} and to {layer.name} beside it: give it to the Stack")
             layer = layer.neighbour
 
     def _check_what_stands_inside(self, app: Any) -> None:
@@ -186,3 +191,11 @@ class AuthenticationLayer:
                     self.name, f"something foreign stands between it and {app.name}: put authentication layers side by side"
                 )
             app = unwrap(getattr(app, "app", None))
+
+
+def check_failed(layer: str, error: Exception) -> Denial:
+    """Log that a check failed to run, and return the denial that this is."""
+    # Where and what, but not the error's own text, which may quote what was being judged.
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    logger.error("%s could not judge a credential: %s at %s:%s", layer, type(error).__name__, place.filename, place.lineno)
+    return Denial("check_failed", layer=layer)

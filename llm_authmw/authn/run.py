@@ -15,12 +15,14 @@ class Standing(Protocol):
     @property
     def bound(self) -> float:
         """Seconds within which it is asked again."""
+        ...
 
     def holds(self) -> bool:
         """Say whether it still stands, without asking anybody; False means that it must be asked."""
+        ...
 
     async def confirm(self) -> Denial | None:
-        """Ask; return why it stands no longer, or None."""
+        """Ask; return why it stands no longer, or None. Whatever keeps it from finding out is such a reason: it never raises."""
 
 
 class Run(msgspec.Struct, eq=False):

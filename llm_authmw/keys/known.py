@@ -4,6 +4,8 @@ import math
 from collections.abc import Collection
 from typing import Final
 
+import msgspec
+
 from llm_authmw.accounts.records import AccountRef, accounts_of
 from llm_authmw.keys.records import KeyRecord
 from llm_authmw.network import Network, parse_network
@@ -11,7 +13,7 @@ from llm_authmw.patterns import RoutePattern
 from llm_authmw.principal import ANONYMOUS, Principal
 
 
-class KnownKey:
+class KnownKey(msgspec.Struct, eq=False, gc=False):
     """What is known of one presented text: whose key it is, or why it is none.
 
     Attributes:
@@ -30,44 +32,25 @@ class KnownKey:
         touch_due: When the next use is to be noted, seconds since 1970.
     """
 
-    __slots__ = (
-        "begins",
-        "claimed_id",
-        "current",
-        "ends",
-        "ends_by",
-        "imported",
-        "key_id",
-        "mark",
-        "networks",
-        "principal",
-        "refused",
-        "routes",
-        "touch_due",
-    )
-
-    def __init__(
-        self, refused: str | None, *, key_id: str | None = None, claimed_id: str | None = None, principal: Principal = ANONYMOUS
-    ) -> None:
-        self.refused = refused
-        self.key_id = key_id
-        self.claimed_id = claimed_id if key_id is None else key_id
-        self.principal = principal
-        self.begins = -math.inf
-        self.ends = math.inf
-        self.ends_by = "key_expired"
-        self.networks: tuple[Network, ...] | None = None
-        self.routes: tuple[RoutePattern, ...] | None = None
-        self.mark: str | None = None
-        self.imported = False
-        self.current = True
-        self.touch_due = -math.inf
+    refused: str | None
+    key_id: str | None = None
+    claimed_id: str | None = None
+    principal: Principal = ANONYMOUS
+    begins: float = -math.inf
+    ends: float = math.inf
+    ends_by: str = "key_expired"
+    networks: tuple[Network, ...] | None = None
+    routes: tuple[RoutePattern, ...] | None = None
+    mark: str | None = None
+    imported: bool = False
+    current: bool = True
+    touch_due: float = -math.inf
 
     @classmethod
     def of_record(cls, record: KeyRecord) -> "KnownKey":
         """Return what is known of a text that was proven to be this key."""
         status = {"active": None, "blocked": "key_blocked", "revoked": "key_revoked"}[record.status]
-        known = cls(status, key_id=record.id, principal=record.principal())
+        known = cls(status, key_id=record.id, claimed_id=record.id, principal=record.principal())
         if record.not_before is not None:
             known.begins = record.not_before
         if record.expires_at is not None:

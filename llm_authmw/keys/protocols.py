@@ -139,6 +139,7 @@ class KeyStore(KeyReader, Protocol):
             ConflictError: a new key's id, or the digest of its imported secret, is taken.
             StoreError: the store cannot be written; nothing was.
         """
+        ...
 
     async def replayed(self, idempotency: Idempotency) -> Replay | None:
         """Return what was answered to this idempotency key, if it was used within `IDEMPOTENCY_TTL`.
@@ -154,6 +155,7 @@ class KeyStore(KeyReader, Protocol):
             InvalidValueError: the cursor is not one of this store's.
             StoreError: the store cannot be read.
         """
+        ...
 
     async def history(self, key_id: str) -> tuple[HistoryEntry, ...]:
         """Return the key's history, oldest first; empty where there is no such key.
@@ -161,6 +163,7 @@ class KeyStore(KeyReader, Protocol):
         Raises:
             StoreError: the store cannot be read.
         """
+        ...
 
 
 class KeyVerification(Protocol):
@@ -183,12 +186,14 @@ class KeyVerification(Protocol):
         Raises:
             Denial: who would tell is not at hand.
         """
+        ...
 
     def judge(self, known: KnownKey) -> str | None:
         """Return the reason code that refuses the key now, or None."""
 
     def holds(self, known: KnownKey) -> bool:
         """Say whether what is known still stands; False means that it must be asked again."""
+        ...
 
 
 class Keys(Protocol):
@@ -197,3 +202,4 @@ class Keys(Protocol):
     @property
     def verifier(self) -> KeyVerification:
         """Who verifies the keys."""
+        ...

@@ -360,7 +360,10 @@ class KeyService:
             differences = {field: [before[field], after[field]] for field in after if field != "revision" and before[field] != after[field]}
             if not differences and changed.secrets == stored.secrets:
                 return stored.record
-            entry = HistoryEntry(at=self._now(), action=action, actor=actor, changes=differences)
+            if changed.secrets != stored.secrets:
+                # When each secret ends, the newest first; that is all that may be said of one.
+                differences["secrets_end"] = [[secret.not_after for secret in key.secrets] for key in (stored, changed)]
+            entry = HistoryEntry(at=self._now(), action=action, actor=text("actor", actor), changes=differences)
             written = await self._store.write(changed, entry, idempotency)
             if isinstance(written, Replay):
                 return written

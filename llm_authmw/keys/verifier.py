@@ -39,10 +39,12 @@ class BlockedAccounts(Protocol):
     @property
     def stale(self) -> bool:
         """Whether an account changed since `load`: until that has run again, nobody may be let in from memory."""
+        ...
 
     @property
     def blocked(self) -> Collection[AccountRef]:
         """The accounts that are blocked."""
+        ...
 
     async def load(self) -> None:
         """Read them again if something changed.
@@ -96,7 +98,8 @@ class KeyVerifier:
             on_drop=self._dropped,
             clock=clock,
         )
-        self._texts_of: Final[dict[str, tuple[bytes, ...]]] = {}
+        self._texts_of: Final[dict[str, bytes | tuple[bytes, ...]]] = {}
+        """The texts of each remembered key; a tuple only while a rotation's time of grace runs, since most have one."""
         self._uses: Final[dict[tuple[str, Digest | None], KeyUse]] = {}
         """By key, and by the digest that is to be replaced: the secrets of a rotation may each want a newer pepper."""
         self._flushed_at = -math.inf
@@ -142,8 +145,8 @@ class KeyVerifier:
             if self._cache.peek(digest) is not known:
                 # Something changed while it was loaded, so nobody will tell it of the next change: whoever holds on to it asks.
                 known.current = False
-            elif digest not in self._texts_of.get(known.key_id, ()):
-                self._texts_of[known.key_id] = (*self._texts_of.get(known.key_id, ()), digest)
+            else:
+                self._index(known.key_id, digest)
         await self._flush_if_due()
         return known
 
@@ -151,7 +154,7 @@ class KeyVerifier:
         """Return the reason code that refuses the key now, or None; a use that is let through is noted."""
         now = self._now()
         refused = known.refusal(now, self._accounts.blocked)
-        if refused is None and now >= known.touch_due and known.key_id is not None:
+        if now >= known.touch_due and refused is None and known.key_id is not None:
             known.touch_due = now + TOUCH_INTERVAL
             self._uses[known.key_id, None] = KeyUse(known.key_id, now)
         return refused
@@ -243,17 +246,27 @@ class KeyVerifier:
             self._cache.clear()
             return
         for key_id in changes.keys:
-            for digest in self._texts_of.get(key_id, ()):
+            for digest in self._indexed(key_id):
                 self._cache.drop(digest)
         if changes.keys:
             # A text that was unknown may be a key now (an import, a restored row).
             self._cache.clear_negative()
 
     def _dropped(self, digest: bytes, known: KnownKey) -> None:
-        if known.key_id is not None:
-            known.current = False
-            rest = tuple(text for text in self._texts_of.get(known.key_id, ()) if text != digest)
-            if rest:
-                self._texts_of[known.key_id] = rest
-            else:
-                self._texts_of.pop(known.key_id, None)
+        if known.key_id is None:
+            return
+        known.current = False
+        rest = tuple(text for text in self._indexed(known.key_id) if text != digest)
+        if rest:
+            self._texts_of[known.key_id] = rest
+        else:
+            self._texts_of.pop(known.key_id, None)
+
+    def _index(self, key_id: str, digest: bytes) -> None:
+        texts = self._indexed(key_id)
+        if digest not in texts:
+            self._texts_of[key_id] = (*texts, digest) if texts else digest
+
+    def _indexed(self, key_id: str) -> tuple[bytes, ...]:
+        texts = self._texts_of.get(key_id, ())
+        return (texts,) if isinstance(texts, bytes) else texts

@@ -1,7 +1,7 @@
 """The seam to servers and frameworks: types that every framework accepts, and the little that layers do to messages."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from llm_authmw.context import RequestContext
 from llm_authmw.dialects import render
@@ -14,16 +14,6 @@ Message: TypeAlias = Any
 Receive: TypeAlias = Callable[[], Awaitable[Any]]
 Send: TypeAlias = Callable[[Any], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-
-class Resource(Protocol):
-    """What layers share and the app's lifespan owns: a store, later an issuer."""
-
-    async def start(self) -> None:
-        """Make it ready; starting twice is starting once."""
-
-    async def aclose(self) -> None:
-        """End it; it starts again on its next use."""
 
 
 class Composed:

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
-from llm_authmw.asgi import ASGIApp, Message, Receive, Resource, Scope, Send
+from llm_authmw.asgi import ASGIApp, Message, Receive, Scope, Send
 from llm_authmw.context import logger
+from llm_authmw.resource import Resource
 
 
 async def run_lifespan(app: ASGIApp, resources: Sequence[Resource], scope: Scope, receive: Receive, send: Send) -> None:

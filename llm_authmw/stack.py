@@ -4,12 +4,13 @@ from typing import Final, NoReturn
 
 from starlette.middleware import Middleware
 
-from llm_authmw.asgi import ASGIApp, Composed, Receive, Resource, Scope, Send
+from llm_authmw.asgi import ASGIApp, Composed, Receive, Scope, Send
 from llm_authmw.authn.layer import AuthenticationLayer
 from llm_authmw.context import RequestContext
 from llm_authmw.errors import ConfigurationError
 from llm_authmw.lifespan import run_lifespan
 from llm_authmw.network import TrustedProxies
+from llm_authmw.resource import Resource
 
 
 class Stack:

@@ -20,6 +20,7 @@ SUBPROTOCOL: Final = "openai-insecure-api-key."
 
 MAX_CREDENTIAL: Final = 16_384
 
+_SUBPROTOCOL: Final = SUBPROTOCOL.encode()
 _AUTHORIZATION: Final = re.compile(rb"([A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]*) +([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)")
 _WORD: Final = re.compile(rb"[\x21-\x7e]+")
 _BEARER: Final = re.compile(rb"[Bb]earer ([\x21-\x7e]+)")
@@ -97,12 +98,13 @@ def _authorization(value: bytes) -> Credential | Denial:
 
 
 def _subprotocols(scope: Any) -> list[tuple[bytes, bytes]]:
-    offered: list[str] = scope.get("subprotocols") or []
-    return [
-        (b"subprotocol", name.removeprefix(SUBPROTOCOL).encode("utf-8", "surrogatepass"))
-        for name in offered
-        if name.startswith(SUBPROTOCOL)
-    ]
+    # From the lines themselves, where there are any: hypercorn puts only the last of several into `subprotocols`.
+    lines: list[bytes] = [value for name, value in scope["headers"] if name.lower() == b"sec-websocket-protocol"]
+    if lines:
+        offered = [name.strip(b" \t") for line in lines for name in line.split(b",")]
+    else:
+        offered = [name.encode("utf-8", "surrogatepass") for name in scope.get("subprotocols") or []]
+    return [(b"subprotocol", name.removeprefix(_SUBPROTOCOL)) for name in offered if name.startswith(_SUBPROTOCOL)]
 
 
 def _query(query: bytes, parameters: frozenset[str]) -> list[tuple[bytes, bytes]]:

@@ -7,7 +7,7 @@ from typing import ClassVar, Final, Literal
 
 import msgspec
 
-from llm_authmw.asgi import ASGIApp, Resource, Scope
+from llm_authmw.asgi import ASGIApp, Scope
 from llm_authmw.authn.credentials import AUTHORIZATION, CALLER_HEADERS, KEY_HEADERS, query_channel
 from llm_authmw.authn.layer import AuthenticationLayer, check_failed
 from llm_authmw.authn.run import Run
@@ -21,6 +21,7 @@ from llm_authmw.keys.strength import check_chosen_key
 from llm_authmw.network import TrustedProxies, in_networks
 from llm_authmw.patterns import canonical_route, route_allowed
 from llm_authmw.principal import KEYS_REALM, Assurance, Principal
+from llm_authmw.resource import Resource
 from llm_authmw.secrets import Secret, resolve_secret
 
 MASTER_ROLE: Final = "proxy_admin"

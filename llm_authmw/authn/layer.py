@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Router
 
-from llm_authmw.asgi import ASGIApp, Receive, Resource, Scope, Send, send_denial, unwrap
+from llm_authmw.asgi import ASGIApp, Receive, Scope, Send, send_denial, unwrap
 from llm_authmw.authn.credentials import AUTHORIZATION, CALLER_HEADERS, find_credential
 from llm_authmw.authn.guard import Guard
 from llm_authmw.authn.run import Run
@@ -19,6 +19,7 @@ from llm_authmw.context import Decision, RequestContext, logger, publish, unpubl
 from llm_authmw.errors import ConfigurationError, Denial
 from llm_authmw.network import TrustedProxies
 from llm_authmw.principal import ANONYMOUS, Principal
+from llm_authmw.resource import Resource
 
 _MAX_LAYERS: Final = 64
 """How far in the constructor looks for a misplaced layer."""

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from llm_authmw.asgi import Resource
 from llm_authmw.errors import InvalidValueError
 from llm_authmw.history import HistoryEntry
 from llm_authmw.keys.hashing import Digest
 from llm_authmw.keys.known import KnownKey
 from llm_authmw.keys.records import KeyRecord, KeyState, StoredKey
 from llm_authmw.names import name_problem
+from llm_authmw.resource import Resource
 
 IDEMPOTENCY_TTL = 86_400.0
 """Seconds for which a store remembers an idempotency key."""

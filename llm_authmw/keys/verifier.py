@@ -10,7 +10,6 @@ import anyio
 import msgspec
 
 from llm_authmw.accounts.records import AccountRef
-from llm_authmw.asgi import Resource
 from llm_authmw.cache import Cache
 from llm_authmw.changes import ChangeFollower, Changes
 from llm_authmw.clock import SYSTEM_CLOCK, Clock
@@ -21,6 +20,7 @@ from llm_authmw.keys.known import MALFORMED, UNKNOWN, KnownKey
 from llm_authmw.keys.protocols import KeyReader, KeyUse
 from llm_authmw.keys.records import KeyRecord, KeySecret, StoredKey
 from llm_authmw.principal import ANONYMOUS
+from llm_authmw.resource import Resource
 
 TOUCH_INTERVAL: Final = 60.0
 """Seconds between two notes of one key's use."""

@@ -1,0 +1,193 @@
+"""The show of `make demo`: a guarded LLM proxy, the real SDKs in front of it, and what each of them sees.
+
+Everything is real but the model: a server process, a SQLite file, keys from the command line, the OpenAI and Anthropic SDKs.
+Nothing is left behind. With ONCE=1 it ends when it has shown everything: with 0 if all went as shown, else with 1.
+"""
+
+import json
+import os
+import secrets
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import httpx
+from clients import CLAUDE, GPT, QUESTION, Clients, Seen
+from screen import Scene, Screen
+
+from llm_authmw.testing.servers import RunningServer, serve
+
+APP = "app:app"
+HERE: Final = Path(__file__).parent
+BOUND: Final = 1.0
+"""Seconds within which a revoked key stops in every process: the default of `open_store`."""
+
+NO_CREDENTIAL: Final = "missing_credential"
+NOT_VALID: Final = "invalid_api_key"
+USAGE: Final = "2 tokens in, 5 out"  # the mock counts words
+STREAMED: Final = f"5 pieces, {USAGE}"
+
+
+class Operator:
+    """Somebody at the command line, on the machine of the proxy."""
+
+    def __init__(self, screen: Screen, environment: dict[str, str]) -> None:
+        self._screen: Final = screen
+        self._environment: Final = {**os.environ, **environment}
+
+    def run(self, line: str, *, show: bool = False) -> str:
+        """Run `llm-authmw` with these arguments, show the command, and return what it wrote."""
+        self._screen.command(f"llm-authmw {line}")
+        command = [sys.executable, "-m", "llm_authmw.cli", *shlex.split(line)]
+        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False, timeout=60)
+        if done.returncode != 0:
+            raise SystemExit(f"llm-authmw {line} exited with {done.returncode}:\n{done.stderr}")
+        if show:
+            self._screen.output(done.stdout)
+        return done.stdout
+
+    def mint(self, options: str) -> tuple[str, str]:
+        """Make a key; return its id and its text."""
+        made: dict[str, Any] = json.loads(self.run(f"keys create {options} --json"))
+        key: str = made["key"]
+        key_id: str = made["id"]
+        self._screen.output(f"{key[:24]}…{key[-4:]}, shown once and kept as an HMAC")
+        return key_id, key
+
+
+def good_calls(clients: Clients) -> Iterator[Scene]:
+    """Show what works with a key: the SDKs, unchanged."""
+    said, streamed = (Seen(200, body=f"Hello from {GPT}: {QUESTION}", note=note) for note in (USAGE, STREAMED))
+    yield Scene("OpenAI", "chat.completions", said, clients.see(clients.chat))
+    yield Scene("OpenAI", "chat.completions, streamed", streamed, clients.see(clients.chat_streamed))
+    yield Scene("OpenAI", "responses", said, clients.see(clients.respond))
+    yield Scene("OpenAI", "responses, streamed", streamed, clients.see(clients.respond_streamed))
+    yield Scene("OpenAI", "embeddings", Seen(200, body="2 vectors of 8 numbers", note="3 tokens in"), clients.see(clients.embed))
+    yield Scene("OpenAI", "models", Seen(200, body="gpt-4o, gpt-4o-mini, text-embedding-3-small"), clients.see(clients.models))
+    said, streamed = (seen._replace(body=f"Hello from {CLAUDE}: {QUESTION}") for seen in (said, streamed))
+    yield Scene("Anthropic", "messages", said, clients.see(clients.message))
+    yield Scene("Anthropic", "messages, streamed", streamed, clients.see(clients.message_streamed))
+
+
+def bad_calls(clients: Clients, url: str, key: str) -> Iterator[Scene]:
+    """Show what does not work, and what the client is told."""
+    nobody = Seen(401, "openai.AuthenticationError", NO_CREDENTIAL)
+    yield Scene("OpenAI", "no key", nobody, clients.see(clients.chat_without_key))
+    yield Scene("Anthropic", "no key", nobody._replace(error="anthropic.AuthenticationError"), clients.see(clients.message_without_key))
+    mistyped = key[:-20] + ("x" if key[-20] != "x" else "y") + key[-19:]
+    with Clients(url, mistyped) as others:
+        yield Scene("OpenAI", "a key with a typo", nobody._replace(reason=NOT_VALID), others.see(others.chat))
+    both = Seen(400, "openai.BadRequestError", "ambiguous_credential")
+    yield Scene("OpenAI", "two keys at once", both, clients.see(lambda: clients.chat(**{"x-api-key": key})))
+
+
+def revocation(clients: Clients, operator: Operator, key_id: str) -> Iterator[Scene]:
+    """Show a key that stops while the proxy runs."""
+    yield Scene("OpenAI", "before", Seen(200, body=f"Hello from {GPT}: {QUESTION}", note=USAGE), clients.see(clients.chat))
+    operator.run(f"keys revoke {key_id}")
+    since = time.monotonic()
+    while not (seen := clients.see(clients.chat)).error and time.monotonic() - since <= BOUND:
+        pass  # each turn is a request, which takes its time
+    waited = f"stopped {time.monotonic() - since:.2f} s after the command; the bound is {BOUND:g} s"
+    denied = Seen(401, "openai.AuthenticationError", NOT_VALID, note=waited)
+    yield Scene("OpenAI", "after", denied, seen._replace(note=waited))
+
+
+def caller(url: str, key: str, answered: int) -> Scene:
+    """Show what an app behind the guard knows: who is calling. And that denied calls never reached it."""
+    response = httpx.get(f"{url}/v1/me", headers={"x-api-key": key}, trust_env=False)
+    expected = json.dumps({"user": "ada", "team": "blue", "provider_calls": answered}, separators=(",", ":"))
+    return Scene("httpx", "GET /v1/me, by x-api-key", Seen(200, body=expected), Seen(response.status_code, body=response.text))
+
+
+def show(screen: Screen, operator: Operator, server: RunningServer) -> tuple[str, str]:
+    """Show everything; return the id and the text of a key that works."""
+    screen.title(
+        f"A guarded LLM proxy on [bold]{server.url}[/]",
+        "uvicorn ─▶ Stack(KeyAuthMiddleware) ─▶ a mock provider",
+        "Keys are in a SQLite file, hashed with a pepper. Each ✓ is an expectation that was met.",
+    )
+    screen.section("Somebody gets a key")
+    key_id, key = operator.mint("--name laptop --user ada --team blue")
+    with Clients(server.url, key) as clients:
+        screen.section("With the key, SDKs work unchanged")
+        for scene in good_calls(clients):
+            screen.scene(scene)
+        screen.section("Without a good key, nothing gets through")
+        for scene in bad_calls(clients, server.url, key):
+            screen.scene(scene)
+        answered = clients.answered
+    screen.section("A revoked key stops while the proxy runs")
+    lost_id, lost_key = operator.mint("--name lost-laptop --user bob --team blue")
+    with Clients(server.url, lost_key) as clients:
+        for scene in revocation(clients, operator, lost_id):
+            screen.scene(scene)
+        answered += clients.answered
+    screen.section("The app behind knows who is calling, and saw none of the denied calls")
+    screen.scene(caller(server.url, key, answered))
+    screen.section("What the operator sees")
+    operator.run("keys list", show=True)
+    screen.summary()
+    return key_id, key
+
+
+def invite(screen: Screen, url: str, store: str, key_id: str, key: str) -> None:
+    """Print lines to copy."""
+    ask: dict[str, Any] = {"model": GPT, "messages": [{"role": "user", "content": "hello"}]}
+    stream = {**ask, "stream": True, "stream_options": {"include_usage": True}}
+    bearer, as_json = f"-H 'Authorization: Bearer {key}'", "-H 'Content-Type: application/json'"
+    claude = f"-H 'x-api-key: {key}' -H 'anthropic-version: 2023-06-01'"
+    program = f"AUTHMW_STORE={store} {shlex.quote(str(Path(sys.executable).with_name('llm-authmw')))}"
+    screen.section("Your turn: lines to copy")
+    screen.to_copy("chat", f"curl -s {url}/v1/chat/completions {bearer} {as_json} -d '{json.dumps(ask)}'")
+    screen.to_copy("the same, streamed", f"curl -sN {url}/v1/chat/completions {bearer} {as_json} -d '{json.dumps(stream)}'")
+    ask |= {"model": CLAUDE, "max_tokens": 100}
+    screen.to_copy("Anthropic's API, and its header", f"curl -s {url}/v1/messages {claude} {as_json} -d '{json.dumps(ask)}'")
+    screen.to_copy("without a key", f"curl -si {url}/v1/models")
+    screen.to_copy("which keys there are", f"{program} keys list")
+    screen.to_copy("end this key: the calls above stop within a second", f"{program} keys revoke {key_id}")
+
+
+def main() -> int:
+    """Run the show; return its exit code."""
+    for name in [name for name in os.environ if name.startswith(("OPENAI_", "ANTHROPIC_"))]:
+        del os.environ[name]  # what the SDKs would read there must neither change the show nor be sent anywhere
+    screen = Screen()
+    with tempfile.TemporaryDirectory(prefix="authmw-demo-") as directory:
+        store = f"sqlite:///{directory}/authmw.db"
+        environment = {"AUTHMW_STORE": store, "AUTHMW_PEPPER": secrets.token_urlsafe(32)}
+        with serve(APP, directory=HERE, env=environment) as server:
+            key_id, key = show(screen, Operator(screen, environment), server)
+            invite(screen, server.url, store, key_id, key)
+            if os.environ.get("ONCE", "0") in ("", "0"):
+                stay_up(screen, server)
+    return 1 if screen.unmet else 0
+
+
+def stay_up(screen: Screen, server: RunningServer) -> None:
+    """Wait until the person has seen enough."""
+    screen.remark("The proxy stays up until Ctrl-C.")
+    try:
+        server.process.wait()
+    except KeyboardInterrupt:
+        screen.remark("Ended. Nothing is left behind.")
+    else:
+        raise SystemExit(f"the proxy ended by itself:\n{server.output}")
+
+
+def _end(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

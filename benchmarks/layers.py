@@ -18,7 +18,6 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.security import APIKeyHeader
-from llm_authmw.stores.sqlite import SQLiteBackend
 from rounds import Case, difference, pin_to_one_core, ratio, run_rounds
 from starlette.authentication import AuthCredentials, AuthenticationBackend, SimpleUser
 from starlette.middleware.authentication import AuthenticationMiddleware
@@ -33,6 +32,7 @@ from llm_authmw.keys.hashing import Peppers
 from llm_authmw.keys.protocols import KeyUse
 from llm_authmw.keys.records import KeySecret, StoredKey
 from llm_authmw.keys.verifier import KeyVerifier
+from llm_authmw.stores.sqlite import SQLiteBackend
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 

@@ -257,6 +257,17 @@ async def test_the_least_recently_loaded_entry_goes_first_and_its_owner_is_told(
     assert 2 == len(cache)
 
 
+async def test_a_large_cache_makes_room_for_several_at_once_and_never_outgrows_its_bound(clock: ManualClock) -> None:
+    owner = Owner()
+    cache, source = make_cache(clock, max_entries=200, on_drop=owner.forget), Source()
+    for number in range(1000):
+        await cache.get(str(number), source.load)
+        assert len(cache) <= 200
+        assert number + 1 == len(cache) + len(owner.told)
+    assert len(cache) > 190
+    assert [str(number) for number in range(len(owner.told))] == [key for key, _ in owner.told]
+
+
 async def test_an_answer_that_changes_its_kind_moves(clock: ManualClock) -> None:
     owner = Owner()
     cache, source = (
@@ -425,4 +436,4 @@ class CacheModel(RuleBasedStateMachine):
 
 
 TestCacheModel = CacheModel.TestCase
-TestCacheModel.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestCacheModel.settings = settings(max_examples=60, stateful_step_count=30)

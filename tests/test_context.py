@@ -29,7 +29,7 @@ def test_what_an_inner_layer_writes_into_a_copied_scope_an_outer_one_reads(copie
     outer = scope()
     context = RequestContext.of(outer)
     inner = copied(outer)
-    assert context is RequestContext.of(inner)
+    assert context is RequestContext.of(inner) is copied({"context": context})["context"] is copy.copy(context)
     RequestContext.of(inner).principal = ALICE
     RequestContext.of(inner).decisions.append(Decision("keys", "allowed"))
     assert ALICE is RequestContext.of(outer).principal

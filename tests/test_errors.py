@@ -74,6 +74,13 @@ def test_a_reason_that_is_not_in_the_table_cannot_be_given(reason: str, public_r
         Denial(reason, public_reason=public_reason)
 
 
+def test_a_denial_keeps_who_decided_and_what_would_have_been_needed() -> None:
+    denial = Denial("insufficient_scope", layer="rbac", rule="admins", need="llm:admin", challenges=["Bearer"])
+    assert ("rbac", "admins", "llm:admin", ("Bearer",)) == (denial.layer, denial.rule, denial.need, denial.challenges)
+    bare = Denial("key_unknown")
+    assert ("", None, None, (), None) == (bare.layer, bare.rule, bare.need, bare.challenges, bare.retry_after)
+
+
 def test_a_denial_prints_ids_and_codes_only() -> None:
     assert "Denial(status=401, reason='key_blocked', layer='keys')" == repr(Denial("key_blocked", layer="keys", need="secret-ish"))
     assert "key_blocked" == str(Denial("key_blocked"))

@@ -135,7 +135,8 @@ def test_the_source_archive_can_be_tested(built: Path) -> None:
     (path,) = built.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"pyproject.toml", "README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "tests/test_packaging.py", "docs/index.md"} <= names
+    pages = {path.name for path in ROOT.glob("*.md")}
+    assert pages | {"pyproject.toml", "LICENSE", "mkdocs.yml", "tests/test_packaging.py", "docs/index.md"} <= names
     assert [] == [name for name in names if name.endswith((".pyc", ".db"))]
 
 

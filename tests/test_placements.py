@@ -306,7 +306,7 @@ PLACEMENTS: list[Placement] = [
     ),
     Placement(
         "ProxyFix outside", lambda site: ProxyFixMiddleware(Stack(key_layer(), ticket_layer())(site.app)), REQUIRED, other=TICKETS_TOO
-    ),  # type: ignore[arg-type]
+    ),
     Placement(
         "a cache outside a stack, in a mount",
         lambda site: Starlette(routes=[Mount("/v1", Stack(key_layer())(site.cache(site.app)))]),
@@ -316,7 +316,7 @@ PLACEMENTS: list[Placement] = [
     Placement("GZip inside", lambda site: Stack(key_layer(), Middleware(GZipMiddleware))(site.app), REQUIRED),
     Placement("BaseHTTPMiddleware inside", lambda site: site.starlette(key_layer(), Middleware(PassThrough)), REQUIRED),
     Placement("a copying layer inside", lambda site: Stack(key_layer(), Middleware(Copying))(site.app), REQUIRED),
-    Placement("ProxyFix inside", lambda site: KeyAuthMiddleware(ProxyFixMiddleware(site.app), keys=KEYS), REQUIRED),  # type: ignore[arg-type]
+    Placement("ProxyFix inside", lambda site: KeyAuthMiddleware(ProxyFixMiddleware(site.app), keys=KEYS), REQUIRED),
     Placement("a cache inside", lambda site: Stack(key_layer())(site.cache(site.app)), REQUIRED),
     Placement("a cache that shows its app", lambda site: Stack(key_layer())(site.cache(site.app, shown=True)), REQUIRED),
     Placement("a dispatcher, the app", lambda site: Stack(key_layer())(site.dispatcher(site.app, shown=True)), REQUIRED),
@@ -457,7 +457,7 @@ SEPARATORS: Final[dict[str, Callable[[ASGIApp], ASGIApp]]] = {
     "starlette": lambda app: Starlette(routes=[Mount("/", app)]),
     "opaque": Opaque,
     "copying mount": lambda app: Opaque(Copying(Router([Mount("/", app)]))),
-    "proxy fix": lambda app: Opaque(ProxyFixMiddleware(app)),  # type: ignore[arg-type]
+    "proxy fix": lambda app: Opaque(ProxyFixMiddleware(app)),
 }
 
 layers = st.sampled_from(["key", "ticket"])

@@ -195,6 +195,10 @@ class KeyVerification(Protocol):
         """Say whether what is known still stands; False means that it must be asked again."""
         ...
 
+    def due(self, known: KnownKey) -> float:
+        """Return the seconds for which it stands unless something is heard of it before; zero or less where it must be asked."""
+        ...
+
 
 class Keys(Protocol):
     """What `KeyAuthMiddleware(keys=…)` takes: `store.keys`, or `StaticKeys`."""

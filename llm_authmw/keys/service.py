@@ -210,7 +210,8 @@ class KeyService:
 
         def changed(stored: StoredKey) -> StoredKey:
             _refuse_revoked(stored.record)
-            _checked({"not_before": stored.record.not_before, "expires_at": stored.record.expires_at, **clean})
+            if not clean.keys().isdisjoint(("not_before", "expires_at")):
+                _checked({"not_before": stored.record.not_before, "expires_at": stored.record.expires_at, **clean})
             return _with(stored, **clean)
 
         return await self._change(key_id, tenant, "update", actor, changed)

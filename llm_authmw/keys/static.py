@@ -107,3 +107,7 @@ class StaticKeys:
     def holds(self, known: KnownKey) -> bool:
         """Say whether the key has not ended."""
         return self._now() < known.ends
+
+    def due(self, known: KnownKey) -> float:
+        """Return the seconds until the key ends."""
+        return known.ends - self._now()

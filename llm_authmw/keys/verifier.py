@@ -161,7 +161,17 @@ class KeyVerifier:
 
     def holds(self, known: KnownKey) -> bool:
         """Say whether what is known still stands, without asking anybody; False means that it must be asked."""
-        return known.current and not self._accounts.stale and self._follower.fresh_until > self._monotonic()
+        return (
+            known.current
+            and not self._accounts.stale
+            and self._follower.fresh_until > self._monotonic()
+            # What others ask keeps all of the above true for them and for this key, which may have ended or been blocked meanwhile.
+            and known.refusal(self._now(), self._accounts.blocked) is None
+        )
+
+    def due(self, known: KnownKey) -> float:
+        """Return the seconds for which it stands unless something is heard of it before; zero or less where it must be asked."""
+        return min(self._follower.fresh_until - self._monotonic(), known.ends - self._now())
 
     async def flush(self) -> None:
         """Write the uses that were noted.

@@ -1,4 +1,3 @@
-import json
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -33,25 +32,12 @@ def test_markup_in_a_name_is_text(run: Run, make_key: Callable[..., tuple[str, s
     assert "user [bold]ann" in run("keys", "list").stdout
 
 
-@pytest.mark.parametrize("option", ["--name", "--user", "--team", "--tenant", "--tag", "--role", "--actor"])
+@pytest.mark.parametrize("option", ["--name", "--user", "--team", "--tenant", "--tag", "--role", "--actor", "--metadata=note"])
 def test_a_name_that_would_move_the_cursor_is_refused_and_the_refusal_does_not(run: Run, option: str) -> None:
-    result = run("keys", "create", option, HOSTILE, exit_code=1)
+    hostile = [f"{option}={HOSTILE}"] if "=" in option else [option, HOSTILE]
+    result = run("keys", "create", *hostile, exit_code=1)
 
     assert result.output.removesuffix("\n").isprintable()
-
-
-def test_metadata_reaches_the_terminal_escaped_and_the_reader_of_json_whole(run: Run) -> None:
-    created = run("keys", "create", "--metadata", f"note={HOSTILE}", "--json").stdout
-    key_id = json.loads(created)["id"]
-
-    shown = run("keys", "show", key_id).stdout
-    as_json = run("keys", "show", key_id, "--json").stdout
-
-    assert all(line.isprintable() for line in shown.split("\n"))
-    assert r"note=\x1b[2J\x1b]0;owned\x07\u202egnp.exe\u2066\x9b31m\r\n\u2028end" in shown
-    assert as_json.removesuffix("\n").isprintable()
-    assert as_json.isascii()
-    assert HOSTILE == json.loads(as_json)["metadata"]["note"]
 
 
 def test_an_error_about_a_hostile_value_is_one_line(run: Run) -> None:

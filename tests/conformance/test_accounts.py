@@ -39,6 +39,7 @@ async def test_an_unknown_account_is_found_nowhere(backend: Backend, account: Ma
     assert await backend.accounts.find(account().ref) is None
     assert await backend.accounts.find(AccountRef("default", "team", "", "\udcff")) is None
     assert () == await backend.accounts.history(account().ref)
+    assert () == await backend.accounts.history(AccountRef("default", "team", "", "\udcff"))
     assert AccountPage((), None) == await backend.accounts.query(AccountQuery())
 
 

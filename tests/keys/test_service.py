@@ -359,6 +359,15 @@ async def test_a_key_ends_now_or_at_a_moment(keys: KeyService, clock: ManualCloc
         await keys.expire(created.id, at=-1.0)
 
 
+async def test_a_key_that_was_ended_before_it_began_can_still_be_changed(keys: KeyService, clock: ManualClock) -> None:
+    created = await keys.create(not_before=clock.now() + 100)
+    await keys.expire(created.id)
+    assert "x" == (await keys.update(created.id, name="x")).name
+    with pytest.raises(InvalidValueError, match="end before it begins"):
+        await keys.update(created.id, not_before=clock.now() + 200)
+    assert "active" == (await keys.update(created.id, not_before=None, expires_at=None)).state(clock.now())
+
+
 async def test_changes_at_the_same_time_lose_nothing(contended: KeyService) -> None:
     keys = contended
     created = await keys.create(name="at first")
@@ -595,6 +604,15 @@ async def test_importing_the_same_key_at_the_same_time_makes_one(keys: KeyServic
     monkeypatch.setattr(keys, "_store", Contended(inner, lambda: keys.import_key(key=FOREIGN), 1))
     assert (await keys.import_key(key=FOREIGN)).replayed
     assert 1 == len((await keys.list()).keys)
+
+
+async def test_an_import_whose_new_id_is_taken_is_an_error_and_no_replay(keys: KeyService, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def taken() -> None:
+        raise ConflictError("an API key with this id exists")
+
+    monkeypatch.setattr(keys, "_store", Contended(keys._store, taken))
+    with pytest.raises(ConflictError, match="with this id exists"):
+        await keys.import_key(key=FOREIGN)
 
 
 async def test_a_rotation_gives_an_imported_key_a_secret_of_our_form(keys: KeyService, clock: ManualClock) -> None:

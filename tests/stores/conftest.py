@@ -2,7 +2,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def without_rights() -> Callable[[], AbstractContextManager[None]]:
     """What permissions forbid is forbidden inside of it: root, for whom they mean nothing, is another user there."""
 
     @contextlib.contextmanager
-    def act() -> Iterator[None]:
+    def act() -> Generator[None]:
         if os.geteuid() != 0:
             yield
             return

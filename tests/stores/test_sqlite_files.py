@@ -197,6 +197,14 @@ async def test_a_history_that_cannot_be_read_is_reported(path: Path, backend: SQ
         await backend.keys.history("k1")
 
 
+async def test_changes_that_are_gone_are_reported(path: Path, backend: SQLiteBackend) -> None:
+    await backend.start()
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("DELETE FROM changes")
+    with pytest.raises(StoreCorruptError, match="is damaged"):
+        await backend.feed.changes(None)
+
+
 async def test_a_table_that_is_missing_is_reported(path: Path, backend: SQLiteBackend) -> None:
     await backend.start()
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -207,9 +215,7 @@ async def test_a_table_that_is_missing_is_reported(path: Path, backend: SQLiteBa
         await backend.keys.find("k1")
 
 
-async def test_a_disk_that_is_full_is_reported_and_nothing_is_lost(
-    backend: SQLiteBackend, key: MakeKey, entry: HistoryEntry
-) -> None:
+async def test_a_disk_that_is_full_is_reported_and_nothing_is_lost(backend: SQLiteBackend, key: MakeKey, entry: HistoryEntry) -> None:
     await backend.keys.write(key(), entry, None)
 
     def fill(connection: sqlite3.Connection) -> None:
@@ -254,7 +260,9 @@ async def test_names_that_mean_something_in_a_uri_are_names_here(tmp_path: Path,
     assert [name] == [file.name for file in tmp_path.iterdir()]
 
 
-async def test_a_file_is_found_through_a_link(tmp_path: Path, path: Path, backend: SQLiteBackend, key: MakeKey, entry: HistoryEntry) -> None:
+async def test_a_file_is_found_through_a_link(
+    tmp_path: Path, path: Path, backend: SQLiteBackend, key: MakeKey, entry: HistoryEntry
+) -> None:
     await backend.keys.write(key(), entry, None)
     (tmp_path / "elsewhere").mkdir()
     link = tmp_path / "elsewhere" / "link.db"

@@ -1,7 +1,7 @@
 """The form of the file: what the design asks of every table and index, and what the statements make of them."""
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ def rows(statement: str) -> Callable[[sqlite3.Connection], list[tuple[Any, ...]]
 
 
 async def test_every_table_is_strict(backend: SQLiteBackend) -> None:
-    tables = await backend._database.read(rows("SELECT name, strict FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE 'sqlite_%'"))
+    tables = await backend._database.read(
+        rows("SELECT name, strict FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE 'sqlite_%'")
+    )
     assert {"keys", "key_secrets", "key_history", "accounts", "account_history", "idempotency", "changes"} == {name for name, _ in tables}
     assert {1} == {strict for _, strict in tables}
 
@@ -69,7 +71,7 @@ async def test_the_file_says_whose_it_is_and_which_form_it_has(backend: SQLiteBa
     assert [("ok",)] == await backend._database.read(rows("PRAGMA integrity_check"))
 
 
-async def test_two_files_count_their_changes_from_two_numbers(tmp_path: Path) -> None:
+async def test_no_file_takes_the_cursor_of_another_for_its_own(tmp_path: Path) -> None:
     cursors: set[int] = set()
     for number in range(3):
         backend = SQLiteBackend(str(tmp_path / f"{number}.db"))
@@ -83,23 +85,24 @@ REF = AccountRef("default", "team", "", "blue")
 WISH = Idempotency("default", "create", "once", "f")
 
 
-@pytest.mark.parametrize(
-    ("ask", "sorts"),
-    [
-        pytest.param(lambda backend: backend.keys.find("k1"), False, id="find"),
-        pytest.param(lambda backend: backend.keys.find_imported(b"digest"), False, id="find_imported"),
-        pytest.param(lambda backend: backend.keys.history("k1"), False, id="history"),
-        pytest.param(lambda backend: backend.keys.replayed(WISH), False, id="replayed"),
-        pytest.param(lambda backend: backend.keys.query(KeyQuery(now=1.0, tenant="default")), False, id="a tenant's keys"),
-        pytest.param(lambda backend: backend.accounts.find(REF), False, id="an account"),
-        pytest.param(lambda backend: backend.accounts.history(REF), False, id="an account's history"),
-        pytest.param(lambda backend: backend.accounts.query(AccountQuery(tenant="default")), False, id="a tenant's accounts"),
-        pytest.param(lambda backend: backend.accounts.query(AccountQuery(status="blocked")), False, id="blocked accounts"),
-        pytest.param(lambda backend: backend.feed.changes(1), False, id="changes"),
-    ],
-)
+Ask = Callable[[SQLiteBackend], Awaitable[object]]
+ASKED: dict[str, Ask] = {
+    "find": lambda backend: backend.keys.find("k1"),
+    "find_imported": lambda backend: backend.keys.find_imported(b"digest"),
+    "history": lambda backend: backend.keys.history("k1"),
+    "replayed": lambda backend: backend.keys.replayed(WISH),
+    "a tenant's keys": lambda backend: backend.keys.query(KeyQuery(now=1.0, tenant="default")),
+    "an account": lambda backend: backend.accounts.find(REF),
+    "an account's history": lambda backend: backend.accounts.history(REF),
+    "a tenant's accounts": lambda backend: backend.accounts.query(AccountQuery(tenant="default")),
+    "blocked accounts": lambda backend: backend.accounts.query(AccountQuery(status="blocked")),
+    "changes": lambda backend: backend.feed.changes(1),
+}
+
+
+@pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
 async def test_what_is_asked_often_is_found_by_an_index_and_not_sorted(
-    path: Path, key: MakeKey, entry: HistoryEntry, monkeypatch: pytest.MonkeyPatch, ask: Callable[[SQLiteBackend], Any], sorts: bool
+    path: Path, key: MakeKey, entry: HistoryEntry, monkeypatch: pytest.MonkeyPatch, ask: Ask
 ) -> None:
     statements: list[str] = []
     connect = file.connect

@@ -146,3 +146,44 @@ async def test_another_thread_that_writes_is_waited_for_no_longer_than_for_anoth
                 await attempt()
         assert await backend.keys.find("k1") is None
     assert await backend.keys.write(key(), entry, None) is True
+
+
+class TurnedAway(sqlite3.Connection):
+    """A connection that is told twice that the file is locked, without having waited, as of two processes one is."""
+
+    refusals = 2
+    code = sqlite3.SQLITE_BUSY
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        if sql == "PRAGMA journal_mode = WAL" and self.refusals:
+            self.refusals -= 1
+            error = sqlite3.OperationalError("database is locked")
+            error.sqlite_errorcode = self.code
+            raise error
+        return super().execute(sql, parameters)
+
+
+def test_one_who_is_turned_away_from_the_switch_to_a_log_tries_again(path: Path) -> None:
+    with closing(sqlite3.connect(path, factory=TurnedAway, isolation_level=None)) as connection:
+        file._keep_a_log(connection, path, 10.0)
+        assert "wal" == connection.execute("PRAGMA journal_mode").fetchone()[0]
+
+
+def test_one_who_is_turned_away_for_too_long_gives_up(path: Path) -> None:
+    with closing(sqlite3.connect(path, factory=TurnedAway, isolation_level=None)) as connection:
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            file._keep_a_log(connection, path, 0.0)
+        assert "delete" == connection.execute("PRAGMA journal_mode").fetchone()[0]
+
+
+def test_another_reason_than_a_lock_is_no_reason_to_try_again(path: Path) -> None:
+    with closing(sqlite3.connect(path, factory=TurnedAway, isolation_level=None)) as connection:
+        connection.code = sqlite3.SQLITE_IOERR
+        with pytest.raises(sqlite3.OperationalError):
+            file._keep_a_log(connection, path, 10.0)
+        assert 1 == connection.refusals
+
+
+def test_a_file_system_without_a_log_is_refused(path: Path) -> None:
+    with closing(sqlite3.connect(":memory:")) as connection, pytest.raises(StoreUnavailableError, match="put it on a disk of this machine"):
+        file._keep_a_log(connection, path, 0.0)

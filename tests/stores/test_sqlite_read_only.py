@@ -163,7 +163,7 @@ async def test_a_new_store_in_a_directory_that_cannot_be_written_is_refused_and_
     forbid_writing(open_directory)
     backend = SQLiteBackend(str(open_directory / "store.db"))
     with without_rights():
-        with pytest.raises(StoreReadOnlyError, match="cannot be made in .*: Permission denied") as caught:
+        with pytest.raises(StoreReadOnlyError, match=r"cannot be made in .*: Permission denied") as caught:
             await backend.start()
         assert str(open_directory) in str(caught.value)
     assert [] == list(open_directory.iterdir())

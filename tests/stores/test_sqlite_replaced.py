@@ -1,4 +1,3 @@
-import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -7,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from llm_authmw.history import HistoryEntry
+from llm_authmw.keys.protocols import IDEMPOTENCY_TTL, Idempotency
 from llm_authmw.keys.records import StoredKey
-from llm_authmw.stores.sqlite import SQLiteBackend
+from llm_authmw.stores.sqlite import SQLiteBackend, feed
+from llm_authmw.testing import ManualClock
 
 pytestmark = pytest.mark.anyio
 
@@ -23,15 +24,19 @@ async def other_store(path: Path, *keys: StoredKey, entry: HistoryEntry) -> None
     await backend.aclose()
 
 
+def put_in_place(copy: Path, path: Path) -> None:
+    for suffix in ("-wal", "-shm"):
+        path.with_name(f"store.db{suffix}").unlink()
+    copy.replace(path)
+
+
 async def test_a_copy_that_is_put_in_the_place_of_the_file_is_what_is_read(
     tmp_path: Path, path: Path, backend: SQLiteBackend, key: MakeKey, entry: HistoryEntry
 ) -> None:
     await backend.keys.write(key("old"), entry, None)
     cursor = (await backend.feed.changes(None)).cursor
     await other_store(tmp_path / "copy.db", key("new"), entry=entry)
-    os.replace(tmp_path / "copy.db", path)
-    for suffix in ("-wal", "-shm"):
-        path.with_name(f"store.db{suffix}").unlink()
+    put_in_place(tmp_path / "copy.db", path)
     assert await backend.keys.find("old") is None
     assert key("new") == await backend.keys.find("new")
     changes = await backend.feed.changes(cursor)
@@ -45,9 +50,7 @@ async def test_closing_a_file_that_was_replaced_leaves_the_other_ones_log_alone(
 ) -> None:
     await backend.keys.write(key("old"), entry, None)
     await other_store(tmp_path / "copy.db", entry=entry)
-    os.replace(tmp_path / "copy.db", path)
-    for suffix in ("-wal", "-shm"):
-        path.with_name(f"store.db{suffix}").unlink()
+    put_in_place(tmp_path / "copy.db", path)
     other = SQLiteBackend(str(path))
     await other.keys.write(key("new"), entry, None)
     await backend.aclose()
@@ -69,48 +72,43 @@ async def test_a_file_that_was_deleted_is_an_empty_store_again(
     assert await backend.keys.write(key("new"), entry, None) is True
 
 
-async def test_an_older_copy_that_went_on_by_itself_does_not_take_a_cursor_for_its_own(
+async def test_a_copy_that_went_on_by_itself_takes_no_cursor_of_the_file_for_its_own(
     tmp_path: Path, path: Path, backend: SQLiteBackend, key: MakeKey, entry: HistoryEntry
 ) -> None:
     await backend.keys.write(key("k1"), entry, None)
     await backend.aclose()
     shutil.copy(path, tmp_path / "copy.db")
-    await backend.keys.write(key("k1", revision=2), entry, None)
+    # The server reads on in the file while the copy, which will be put in its place, has as many changes of its own and more.
+    await backend.keys.write(key("k2"), entry, None)
     cursor = (await backend.feed.changes(None)).cursor
-    os.replace(tmp_path / "copy.db", path)
+    await other_store(tmp_path / "copy.db", key("k1", revision=2, status="revoked"), key("k3"), key("k4"), entry=entry)
+    put_in_place(tmp_path / "copy.db", path)
     changes = await backend.feed.changes(cursor)
-    assert (None, True, cursor - 1) == (changes.keys, changes.accounts, changes.cursor)
+    assert (None, True) == (changes.keys, changes.accounts)
 
 
 async def test_changes_that_were_forgotten_mean_that_everything_may_have_changed(
-    path: Path, backend: SQLiteBackend, key: MakeKey, entry: HistoryEntry
+    backend: SQLiteBackend, key: MakeKey, entry: HistoryEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = (await backend.feed.changes(None)).cursor
-
-    def rush(connection: sqlite3.Connection) -> None:
-        rows = [("keys", "default", f"k{number}") for number in range(10_500)]
-        connection.executemany("INSERT INTO changes (facet, tenant, id, at) VALUES (?, ?, ?, 0)", rows)
-
-    await backend._database.write(rush)
-    await backend.keys.write(key("last"), entry, None)
+    assert feed.MAX_KEPT_CHANGES == 10_000
+    monkeypatch.setattr(feed, "MAX_KEPT_CHANGES", 20)
+    cursors = [(await backend.feed.changes(None)).cursor]
+    for number in range(40):
+        await backend.keys.write(key(f"k{number}"), entry, None)
+        cursors.append((await backend.feed.changes(cursors[-1])).cursor)
 
     def kept(connection: sqlite3.Connection) -> list[int]:
         return list(connection.execute("SELECT count(*), min(seq), max(seq) FROM changes").fetchone())
 
-    assert [10_000, first + 502, first + 10_501] == await backend._database.read(kept)
-    for since in (first, first + 501, first + 502):
-        changes = await backend.feed.changes(since)
-        assert (None, True, first + 10_501) == (changes.keys, changes.accounts, changes.cursor)
-    assert frozenset({"last"}) == (await backend.feed.changes(first + 10_500)).keys
-    assert 1000 == len((await backend.feed.changes(first + 9_501)).keys or ())
+    assert [20, 22, 41] == await backend._database.read(kept)
+    for number, cursor in enumerate(cursors):
+        changes = await backend.feed.changes(cursor)
+        assert cursors[-1] == changes.cursor
+        named = frozenset(f"k{later}" for later in range(number, 40))
+        assert (named if number > 20 else None) == changes.keys
 
 
-async def test_idempotency_keys_of_a_tenant_that_are_too_old_leave_the_file(
-    path: Path, key: MakeKey, entry: HistoryEntry
-) -> None:
-    from llm_authmw.keys.protocols import IDEMPOTENCY_TTL, Idempotency
-    from llm_authmw.testing import ManualClock
-
+async def test_idempotency_keys_of_a_tenant_that_are_too_old_leave_the_file(path: Path, key: MakeKey, entry: HistoryEntry) -> None:
     clock = ManualClock()
     backend = SQLiteBackend(str(path), clock=clock)
     for number in range(3):

@@ -164,9 +164,7 @@ async def test_reads_that_hang_do_not_pile_up_threads(
     assert key() == await backend.keys.find("k1")
 
 
-async def test_a_change_whose_caller_is_cancelled_is_made_to_its_end(
-    backend: SQLiteBackend, key: MakeKey, entry: HistoryEntry
-) -> None:
+async def test_a_change_whose_caller_is_cancelled_is_made_to_its_end(backend: SQLiteBackend, key: MakeKey, entry: HistoryEntry) -> None:
     await backend.keys.write(key(), entry, None)
     with anyio.CancelScope() as scope:
 
@@ -181,7 +179,7 @@ async def test_a_change_whose_caller_is_cancelled_is_made_to_its_end(
     assert "changed" == stored.record.name
 
 
-async def test_closing_waits_for_nobody_and_leaves_nothing_open(
+async def test_closing_waits_for_no_reader_and_leaves_nothing_open(
     path: Path, backend: SQLiteBackend, key: MakeKey, entry: HistoryEntry
 ) -> None:
     await backend.keys.write(key(), entry, None)
@@ -201,9 +199,7 @@ async def test_closing_waits_for_nobody_and_leaves_nothing_open(
     assert ["store.db"] == [left.name for left in path.parent.iterdir()]
 
 
-async def test_closing_is_done_even_by_one_who_is_cancelled(
-    path: Path, backend: SQLiteBackend, key: MakeKey, entry: HistoryEntry
-) -> None:
+async def test_closing_is_done_even_by_one_who_is_cancelled(path: Path, backend: SQLiteBackend, key: MakeKey, entry: HistoryEntry) -> None:
     await backend.keys.write(key(), entry, None)
     with anyio.CancelScope() as scope:
         scope.cancel()
@@ -215,7 +211,7 @@ async def test_many_who_use_it_first_at_the_same_time_open_it_once(
     path: Path, key: MakeKey, entry: HistoryEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[Path] = []
-    open_file = database.open_file
+    open_file = file.open_file
 
     def counted(path: Path, wait: float) -> file.OpenFile:
         opened.append(path)
@@ -260,7 +256,8 @@ def test_one_backend_serves_several_event_loops_at_once(path: Path, key: MakeKey
 
     with asyncio.Runner() as runner:
         threads = [
-            threading.Thread(target=lambda name=name: anyio.run(write, name, backend="trio" if name < "c" else "asyncio")) for name in "abcd"
+            threading.Thread(target=anyio.run, args=(write, name), kwargs={"backend": "trio" if name < "c" else "asyncio"})
+            for name in "abcd"
         ]
         for thread in threads:
             thread.start()

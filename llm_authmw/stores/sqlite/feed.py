@@ -11,6 +11,8 @@ MAX_NAMED_CHANGES: Final = 1000
 MAX_KEPT_CHANGES: Final = 10_000
 """Changes that the table keeps."""
 
+_MARK_BITS: Final = 32
+
 
 class SQLiteFeed:
     """See `ChangeFeed`."""
@@ -31,13 +33,19 @@ def append_change(connection: sqlite3.Connection, facet: Literal["keys", "accoun
 
 def _changes(connection: sqlite3.Connection, since: int | None) -> Changes:
     if since is not None:
-        # The change at the cursor is read too: where it is not there (forgotten, or the file was replaced by a copy), nobody
-        # can say what came between.
+        # The change at the cursor is read too. Where it is not there (it was forgotten, or a copy of the file took its place),
+        # nobody can say what came between.
         rows = connection.execute(
-            "SELECT seq, facet, id FROM changes WHERE seq >= ? ORDER BY seq LIMIT ?", (since, MAX_NAMED_CHANGES + 2)
+            "SELECT seq, mark, facet, id FROM changes WHERE seq >= ? ORDER BY seq LIMIT ?", (since >> _MARK_BITS, MAX_NAMED_CHANGES + 2)
         ).fetchall()
-        if rows and rows[0]["seq"] == since and len(rows) <= MAX_NAMED_CHANGES + 1:
+        if rows and _cursor(rows[0]) == since and len(rows) <= MAX_NAMED_CHANGES + 1:
             keys = frozenset(row["id"] for row in rows[1:] if row["facet"] == "keys")
-            return Changes(cursor=rows[-1]["seq"], keys=keys, accounts=any(row["facet"] == "accounts" for row in rows[1:]))
-    (newest,) = connection.execute("SELECT max(seq) FROM changes").fetchone()
-    return Changes(cursor=newest, keys=None, accounts=True)
+            return Changes(cursor=_cursor(rows[-1]), keys=keys, accounts=any(row["facet"] == "accounts" for row in rows[1:]))
+    newest = connection.execute("SELECT seq, mark FROM changes WHERE seq = (SELECT max(seq) FROM changes)").fetchone()
+    if newest is None:
+        raise sqlite3.DataError("the changes are gone")
+    return Changes(cursor=_cursor(newest), keys=None, accounts=True)
+
+
+def _cursor(row: sqlite3.Row) -> int:
+    return int(row["seq"] << _MARK_BITS | row["mark"])

@@ -5,6 +5,7 @@ import errno
 import os
 import sqlite3
 import threading
+import time
 from pathlib import Path
 from typing import Final
 
@@ -127,17 +128,21 @@ def _open(path: Path, wait: float, *, immutable: bool) -> OpenFile:
     try:
         connection.execute(f"PRAGMA busy_timeout = {int(wait * 1000)}")
         migrate(connection, path)
-        (page_size,) = connection.execute("PRAGMA page_size").fetchone()
-        if _size(path) % page_size:
-            # SQLite notices a page that is missing, and reads one that was cut off as if its end were zeros.
-            raise corrupt(path)
+        _refuse_a_part(connection, path)
         if not immutable:
-            _keep_a_log(connection, path)
+            _keep_a_log(connection, path, wait)
     except BaseException:
         connection.close()
         raise
     opened.give(connection)
     return opened
+
+
+def _refuse_a_part(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse a file that was cut off within a page: SQLite notices missing pages, but reads zeros for the end of this one."""
+    (page_size,) = connection.execute("PRAGMA page_size").fetchone()
+    if _size(path) % page_size:
+        raise corrupt(path)
 
 
 def _create(path: Path) -> None:
@@ -158,16 +163,24 @@ def _create(path: Path) -> None:
         raise kind(f"{path} cannot be made in {path.parent}: {error.strerror}") from error
 
 
-def _keep_a_log(connection: sqlite3.Connection, path: Path) -> None:
+def _keep_a_log(connection: sqlite3.Connection, path: Path, wait: float) -> None:
     """Write changes to a log beside the file (WAL), so that readers and a writer do not wait for each other."""
-    try:
-        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-    except sqlite3.Error as error:
-        if primary_code(error) != sqlite3.SQLITE_READONLY:
-            raise
+    until = time.monotonic() + wait
+    while True:
+        try:
+            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        except sqlite3.Error as error:
+            code = primary_code(error)
+            if code == sqlite3.SQLITE_READONLY:
+                return
+            if code != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                raise
+            # The switch wants the file for itself, and of two who try at once one is turned away without waiting.
+            time.sleep(0.005)
+            continue
+        if mode != "wal":
+            raise StoreUnavailableError(f"{path} cannot have a write-ahead log on this file system; put it on a disk of this machine")
         return
-    if mode != "wal":
-        raise StoreUnavailableError(f"{path} cannot have a write-ahead log on this file system; put it on a disk of this machine")
 
 
 def _has_log(path: Path) -> bool:

@@ -127,14 +127,15 @@ _FIRST: Final = (
     """
     CREATE TABLE changes (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        mark INTEGER NOT NULL DEFAULT (random() & 0xFFFFFFFF), -- tells this change from the one that a copy of the file has here
         facet TEXT NOT NULL,
         tenant TEXT NOT NULL,
         id TEXT NOT NULL,
         at REAL NOT NULL
     ) STRICT
     """,
-    # Changes are counted from a random number, so that a cursor of another file, or of the one that this replaced, is none here.
-    "INSERT INTO changes (seq, facet, tenant, id, at) VALUES (abs(random() % 281474976710656) + 1, 'file', '', '', 0)",
+    # Where a process begins that asks before anything has changed.
+    "INSERT INTO changes (facet, tenant, id, at) VALUES ('file', '', '', 0)",
 )
 
 MIGRATIONS: Final = (_FIRST,)

@@ -1,0 +1,76 @@
+# Two commands: `make demo` and `make test`. Both build .venv first, and need nothing but Python 3.11 or later and an index.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test clean
+
+help:
+	@echo "make demo          show the product: a guarded LLM proxy on loopback, and real SDKs in front of it"
+	@echo "make demo ONCE=1   the same, and exit when it has been shown: with 0 if all went as expected"
+	@echo "make test          every check: lint, types, tests"
+	@echo "make clean         remove what the others made"
+	@echo
+	@echo "PYTHON=python3.12  beside any of them: the interpreter that .venv is made with"
+
+demo: $(VENV)/demo.stamp
+	@ONCE="$(ONCE)" $(BIN)/python docs/examples/demo/demo.py
+
+test: $(VENV)/dev.stamp
+	@echo "== ruff" && $(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@echo "== mypy" && $(BIN)/mypy
+	@echo "== pyright" && $(BIN)/pyright
+	@echo "== import linter" && $(BIN)/lint-imports
+	@echo "== pytest" && $(run-tests)
+
+clean:
+	rm -rf $(VENV) .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .ruff_cache build dist site
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/demo.stamp: pyproject.toml
+	@$(call install,demo)
+
+$(VENV)/dev.stamp: pyproject.toml
+	@$(call install,dev)
+	@touch $(VENV)/demo.stamp # the group dev holds the group demo
+
+# Install the package with all extras and one dependency group. What pip says goes to a log, and the person sees one line that
+# moves; pip itself runs in the foreground, so that Ctrl-C reaches it.
+define install
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	echo "Python 3.11 or later is needed; $(PYTHON) is: $$($(PYTHON) --version 2>&1 | head -n 1). Choose one: make PYTHON=python3.12"; \
+	exit 1; \
+}; \
+mkdir -p $(VENV); log=$(VENV)/install.log; begun=$$(date +%s); ticker=; \
+elapsed() { echo "$$(( $$(date +%s) - begun )) s"; }; \
+still() { test -z "$$ticker" || { kill "$$ticker"; wait "$$ticker"; printf '\r\033[K'; } 2>/dev/null; ticker=; }; \
+trap still EXIT; trap 'exit 130' INT TERM; \
+if [ -t 1 ]; then \
+	( while :; do for dot in '.   ' ' .  ' '  . ' '   .'; do printf '\rInstalling into $(VENV) %s %s ' "$$dot" "$$(elapsed)"; sleep 1; done; done ) & \
+	ticker=$$!; \
+else \
+	echo "Installing into $(VENV); what pip says goes to $$log"; \
+fi; \
+if { \
+	$(PYTHON) -m venv $(VENV) && \
+	$(BIN)/python -m pip install --upgrade 'pip>=25.1' && \
+	$(BIN)/python -m pip install --editable '.[all]' --group $(1); \
+} >"$$log" 2>&1; then \
+	still; touch $(VENV)/$(1).stamp; echo "Installed into $(VENV) in $$(elapsed)."; \
+else \
+	still; tail -n 25 "$$log"; echo "The installation failed after $$(elapsed); the whole log is $$log."; exit 1; \
+fi
+endef
+
+# The report of coverage needs the tests to be over, and the last words are to be theirs.
+define run-tests
+log=$(VENV)/pytest.log; \
+colour=$$(test -t 1 && echo yes || echo no); \
+$(BIN)/coverage erase; \
+{ $(BIN)/coverage run -m pytest --color=$$colour; echo $$? >$(VENV)/pytest.status; } 2>&1 | tee $$log; \
+echo "== coverage" && $(BIN)/coverage combine --quiet && $(BIN)/coverage report; covered=$$?; \
+echo "== pytest, once more"; sed -n '/short test summary info/,$$p' $$log | grep . || tail -n 1 $$log; \
+test $$covered -eq 0 && exit $$(cat $(VENV)/pytest.status)
+endef

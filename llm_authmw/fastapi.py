@@ -57,7 +57,9 @@ async def current_caller(
     context: RequestContext | None = connection.scope.get(CONTEXT_KEY)
     if context is None or context.authentication is None:
         raise ConfigurationError("CurrentPrincipal", "needs an authentication layer such as KeyAuthMiddleware in front of the app")
-    principal = context.principal
+    user = connection.scope.get("user")
+    # A copy of the scope that went its own way has its own caller, and the one context knows only the last of them.
+    principal = user if isinstance(user, Principal) else context.principal
     denial: Denial | None = None
     if not principal.is_authenticated:
         denial = Denial("missing_credential", layer="CurrentPrincipal", challenges=("Bearer",))

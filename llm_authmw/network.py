@@ -31,7 +31,7 @@ def parse_network(text: str) -> Network:
         if network.network_address.scope_id is not None:
             raise InvalidValueError(f"{text!r} has a scope, and no address that is compared with it ever has one")
         mapped = network.network_address.ipv4_mapped
-        if mapped is not None and network.prefixlen >= 96:
+        if mapped is not None:
             return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
     return network
 
@@ -54,7 +54,7 @@ def parse_address(text: str) -> Address | None:
 
 def in_networks(address: Address, networks: Iterable[Network]) -> bool:
     """Say whether the address is in one of the networks."""
-    return any(address.version == network.version and address in network for network in networks)
+    return any(address in network for network in networks)
 
 
 class TrustedProxies:
@@ -116,7 +116,7 @@ class TrustedProxies:
         except UnicodeDecodeError:
             return None
         hops = _forwarded_hops(text) if self._header == b"forwarded" else text.split(",")
-        if hops is None or len(hops) > _MAX_HOPS or not text.strip():
+        if hops is None or len(hops) > _MAX_HOPS:
             return None
         return self._right_most(hops)
 

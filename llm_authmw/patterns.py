@@ -51,8 +51,6 @@ class RoutePattern(msgspec.Struct, frozen=True):
             raise InvalidValueError(f"{text!r}: {min(unknown)!r} is not a method; expected one of {', '.join(sorted(METHODS))}")
         if "GET" in methods:
             methods |= {"HEAD"}
-        if path == "/":
-            return cls(methods, ("",), rest=False)
         segments = path.split("/")
         if segments[0] or len(segments) == 1:
             raise InvalidValueError(f"{text!r}: a route begins with '/', or is '*'")
@@ -128,8 +126,6 @@ def is_canonical(path: str) -> bool:
     """
     if not path.startswith("/") or not path.isprintable() or not _NOT_IN_A_PATH.isdisjoint(path):
         return False
-    if path == "/":
-        return True
     segments = path.split("/")
     # A trailing slash gives one empty segment at the end, which routers do tell apart; one in the middle is `//`.
     return "" not in segments[1:-1] and "." not in segments and ".." not in segments
@@ -148,6 +144,10 @@ def canonical_route(scope: Any) -> tuple[str, str] | None:
     if not is_canonical(path) or any(separator in lowered for separator in _ENCODED_SEPARATORS):
         return None
     root: str = scope.get("root_path") or ""
-    if root and (path == root or path.startswith(root + "/")):
+    if path == root or path.startswith(root + "/"):
         path = path[len(root) :] or "/"
-    return ("WS" if scope["type"] == "websocket" else scope["method"].upper()), path
+    if scope["type"] == "websocket":
+        return "WS", path
+    method: str = scope["method"].upper()
+    # HTTP lets a client invent methods, and one that he calls WS is not the word for a WebSocket.
+    return ("ws" if method == "WS" else method), path

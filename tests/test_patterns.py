@@ -220,6 +220,13 @@ def test_the_method_is_in_upper_case_and_a_websocket_has_its_own() -> None:
     assert ("WS", "/v1") == canonical_route({"type": "websocket", "path": "/v1"})
 
 
+@pytest.mark.parametrize("method", ["WS", "ws", "Ws"])
+def test_a_client_cannot_invent_the_method_of_a_websocket(method: str) -> None:
+    route = canonical_route(scope("/v1/realtime", method=method))
+    assert route is not None
+    assert not route_allowed([RoutePattern.parse("WS /v1/realtime"), RoutePattern.parse("GET,WS /v1/**")], *route)
+
+
 @given(st.text(max_size=12).map("/".__add__))
 def test_a_canonical_path_has_no_segment_that_a_router_would_resolve(path: str) -> None:
     if is_canonical(path):

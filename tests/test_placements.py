@@ -452,9 +452,9 @@ CREDENTIALS: Final[dict[str, Headers]] = {
     "key and ticket": (*GOOD_KEY, *GOOD_TICKET),
 }
 
+# None is a whole Starlette app: ProxyFix copies `scope["app"]`, and recurses for ever in its state.
 SEPARATORS: Final[dict[str, Callable[[ASGIApp], ASGIApp]]] = {
     "mount": lambda app: Router([Mount("/", app)]),
-    "starlette": lambda app: Starlette(routes=[Mount("/", app)]),
     "opaque": Opaque,
     "copying mount": lambda app: Opaque(Copying(Router([Mount("/", app)]))),
     "proxy fix": lambda app: Opaque(ProxyFixMiddleware(app)),

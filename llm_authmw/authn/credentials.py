@@ -15,6 +15,44 @@ from llm_authmw.errors import Denial
 AUTHORIZATION: Final = b"authorization"
 KEY_HEADERS: Final = frozenset({b"x-api-key", b"api-key", b"x-goog-api-key"})
 CALLER_HEADERS: Final = KEY_HEADERS | {AUTHORIZATION}
+NEVER_A_CREDENTIAL: Final = frozenset(
+    name.encode()
+    for name in [
+        "accept",
+        "accept-encoding",
+        "accept-language",
+        "cache-control",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "cookie",
+        "date",
+        "expect",
+        "forwarded",
+        "host",
+        "origin",
+        "referer",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "x-stainless-arch",
+        "x-stainless-async",
+        "x-stainless-lang",
+        "x-stainless-os",
+        "x-stainless-package-version",
+        "x-stainless-read-timeout",
+        "x-stainless-retry-count",
+        "x-stainless-runtime",
+        "x-stainless-runtime-version",
+    ]
+)
+"""Headers that mean something else to servers and SDKs; none of them may be named as one that carries a credential."""
 SUBPROTOCOL: Final = "openai-insecure-api-key."
 """What browsers put before the key in `Sec-WebSocket-Protocol`, for lack of a header that they may set."""
 
@@ -55,9 +93,10 @@ def find_credential(scope: Any, headers: frozenset[bytes], query_parameters: fro
         The credential; a denial where there are two, or one that is not well-formed; None where there is none.
     """
     found: list[tuple[bytes, bytes]] = []
-    for name, value in scope["headers"]:  # a plain loop: this line is a tenth of what a warm key costs
-        if name.lower() in headers:
-            found.append((name.lower(), value))
+    for name, value in scope["headers"]:
+        # Most headers are these, in lower case as the specification wants it: passing over them saves most of the loop.
+        if name not in NEVER_A_CREDENTIAL and (lowered := name.lower()) in headers:
+            found.append((lowered, value))
     if scope["type"] == "websocket":
         found += _subprotocols(scope)
     if query_parameters and scope.get("query_string"):
@@ -100,10 +139,10 @@ def _authorization(value: bytes) -> Credential | Denial:
 def _subprotocols(scope: Any) -> list[tuple[bytes, bytes]]:
     # From the lines themselves, where there are any: hypercorn puts only the last of several into `subprotocols`.
     lines: list[bytes] = [value for name, value in scope["headers"] if name.lower() == b"sec-websocket-protocol"]
-    if lines:
-        offered = [name.strip(b" \t") for line in lines for name in line.split(b",")]
-    else:
-        offered = [name.encode("utf-8", "surrogatepass") for name in scope.get("subprotocols") or []]
+    shown: list[str] = scope.get("subprotocols") or []
+    offered = [name.strip(b" \t") for line in lines for name in line.split(b",")]
+    if not lines:
+        offered = [name.encode("utf-8", "surrogatepass") for name in shown]
     return [(b"subprotocol", name.removeprefix(_SUBPROTOCOL)) for name in offered if name.startswith(_SUBPROTOCOL)]
 
 

@@ -4,7 +4,7 @@ A streamed answer is looked at with every chunk, a socket with every message, an
 listens. An answer in one piece goes out as it is: it was decided before the app ran.
 """
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import anyio
 import msgspec
@@ -16,10 +16,18 @@ from llm_authmw.dialects import error_event
 from llm_authmw.errors import Denial
 
 _ENDS: Final = frozenset({"websocket.close", "websocket.http.response.start", "websocket.http.response.body"})
+_GONE: Final = {"type": "websocket.disconnect", "code": POLICY_VIOLATION}
 
 
 class CredentialEndedError(OSError):
     """Raised into an app that goes on sending after its stream was ended; to the app, the client has gone."""
+
+
+class _Wait(NamedTuple):
+    """A call of a socket's `receive` that is under way."""
+
+    scope: anyio.CancelScope
+    over: anyio.Event
 
 
 class Guard(msgspec.Struct, eq=False):
@@ -45,6 +53,7 @@ class Guard(msgspec.Struct, eq=False):
     _over: bool = False
     _whole_body: bool = False
     _closed: bool = False
+    _waiting: _Wait | None = None
     _start: Message = None
     _last: Message = None
 
@@ -60,12 +69,14 @@ class Guard(msgspec.Struct, eq=False):
                 if self.context.denial is not None:
                     return await self._replace(self.context.denial)
                 self._start = message
-        elif self._over or (message.get("more_body") and not self._holds() and await self._must_end()):
+        elif self._over:
             return self._after_the_end()
         elif message.get("more_body"):
+            if not self._holds() and await self._must_end():
+                return self._after_the_end()
             self._last = message if message.get("body") else self._last
-        else:
-            self._closed = self._closed or message["type"] == "http.response.body"
+        elif message["type"] == "http.response.body":
+            self._closed = True
         return await self.send(message)
 
     async def http_receive(self) -> Any:
@@ -80,7 +91,7 @@ class Guard(msgspec.Struct, eq=False):
             self._whole_body = not message.get("more_body", False)
             return message
         while not self.ended:
-            with anyio.move_on_after(standing.bound):
+            with anyio.move_on_after(standing.due):
                 return await self.receive()
             if self._start is not None and not self._closed and not standing.holds():
                 await self._must_end()
@@ -104,11 +115,21 @@ class Guard(msgspec.Struct, eq=False):
 
     async def websocket_receive(self) -> Any:
         """Receive a message for a WebSocket app, or a disconnect once the socket has ended."""
-        message = await self.receive()
+        message = None
+        if not self.ended:
+            waiting = self._waiting = _Wait(anyio.CancelScope(), anyio.Event())
+            try:
+                with waiting.scope:
+                    message = await self.receive()
+            finally:
+                self._waiting = None
+                waiting.over.set()
+        if message is None:
+            return dict(_GONE)
         if message["type"] == "websocket.disconnect":
             self._closed = True
         elif message["type"] == "websocket.receive" and not self._holds() and await self._must_end():
-            return {"type": "websocket.disconnect", "code": POLICY_VIOLATION}
+            return dict(_GONE)
         return message
 
     async def websocket_send(self, message: Message) -> None:
@@ -125,7 +146,7 @@ class Guard(msgspec.Struct, eq=False):
 
     async def _watch(self, standing: Standing, scope: anyio.CancelScope) -> None:
         while not (self.ended or self._closed):
-            await anyio.sleep(standing.bound)
+            await anyio.sleep(standing.due)
             if not standing.holds():
                 await self._must_end()
         if self.ended:
@@ -138,17 +159,16 @@ class Guard(msgspec.Struct, eq=False):
 
     async def _must_end(self) -> bool:
         """Ask whether the credential still stands; if not, end the answer properly."""
-        denial = await self.standing.confirm() if self.standing is not None else None
-        if denial is None or self.ended or self._closed:
+        standing = self.standing
+        denial = await standing.confirm() if standing is not None else None
+        if standing is None or denial is None or self.ended or self._closed:
             return self.ended
         self.ended = self._over = True
         self.context.record(denial, credential_id=denial.credential_id)
         if self.scope["type"] == "http":
             await self._end_stream(denial)
-        elif self._start is None:
-            await send_denial(self.scope, self.send, denial, self.context)
         else:
-            await self.send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": denial.public_reason})
+            await self._end_socket(denial, standing)
         return True
 
     async def _end_stream(self, denial: Denial) -> None:
@@ -164,6 +184,19 @@ class Guard(msgspec.Struct, eq=False):
         await self.send({"type": "http.response.body", "body": event, "more_body": False})
         if self._start.get("trailers"):
             await self.send({"type": "http.response.trailers", "headers": [], "more_trailers": False})
+
+    async def _end_socket(self, denial: Denial, standing: Standing) -> None:
+        # An app that hears of the end does not cut it short; a server that cannot send it is not waited for.
+        with anyio.move_on_after(standing.bound, shield=True):
+            if self._waiting is not None:
+                # granian sends no close as long as somebody waits for a message.
+                waiting = self._waiting
+                waiting.scope.cancel("the credential ended")
+                await waiting.over.wait()
+            if self._start is None:
+                await send_denial(self.scope, self.send, denial, self.context)
+            else:
+                await self.send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": denial.public_reason})
 
     async def _replace(self, denial: Denial) -> None:
         """Answer with a denial that the app asked for, and swallow the answer that it makes of it."""

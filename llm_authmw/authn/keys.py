@@ -8,7 +8,7 @@ from typing import ClassVar, Final, Literal
 import msgspec
 
 from llm_authmw.asgi import ASGIApp, Scope
-from llm_authmw.authn.credentials import AUTHORIZATION, CALLER_HEADERS, KEY_HEADERS, query_channel
+from llm_authmw.authn.credentials import AUTHORIZATION, CALLER_HEADERS, KEY_HEADERS, NEVER_A_CREDENTIAL, query_channel
 from llm_authmw.authn.layer import AuthenticationLayer, check_failed
 from llm_authmw.authn.run import Run
 from llm_authmw.context import RequestContext
@@ -30,7 +30,6 @@ _BOUND_OF_AN_END: Final = 1.0
 
 _TOKEN: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 _PREFIX: Final = DEFAULT_PREFIX.encode()
-_NOT_FOR_KEYS: Final = frozenset({b"cookie", b"host", b"content-length", b"content-type", b"transfer-encoding", b"connection"})
 
 
 class KeyAuthMiddleware(AuthenticationLayer):
@@ -182,6 +181,11 @@ class _Standing(msgspec.Struct, eq=False):
     def bound(self) -> float:
         return self.verifier.bound or _BOUND_OF_AN_END
 
+    @property
+    def due(self) -> float:
+        due = min(self.bound, self.verifier.due(self.known))
+        return due if due > 0 else self.bound
+
     def holds(self) -> bool:
         return self.verifier.holds(self.known)
 
@@ -211,6 +215,6 @@ def _header_name(header: str) -> bytes:
     name = header.encode()
     if name in CALLER_HEADERS:
         raise ConfigurationError("header", f"{header!r} is accepted anyway: leave the option out")
-    if name in _NOT_FOR_KEYS:
+    if name in NEVER_A_CREDENTIAL:
         raise ConfigurationError("header", f"{header!r} means something else to servers")
     return name

@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Router
 
 from llm_authmw.asgi import ASGIApp, Receive, Scope, Send, send_denial, unwrap
-from llm_authmw.authn.credentials import AUTHORIZATION, CALLER_HEADERS, find_credential
+from llm_authmw.authn.credentials import AUTHORIZATION, CALLER_HEADERS, NEVER_A_CREDENTIAL, find_credential
 from llm_authmw.authn.guard import Guard
 from llm_authmw.authn.run import Run
 from llm_authmw.context import Decision, RequestContext, logger, publish, unpublish
@@ -57,6 +57,8 @@ class AuthenticationLayer:
             raise ConfigurationError("required", "is True or False")
         if trusted_proxies is not None and not isinstance(trusted_proxies, TrustedProxies):
             raise ConfigurationError("trusted_proxies", "takes TrustedProxies([…])")
+        if not headers.isdisjoint(NEVER_A_CREDENTIAL):
+            raise ConfigurationError("headers", f"{min(headers & NEVER_A_CREDENTIAL)!r} means something else to servers")
         self.app: Final = app
         self.required: Final = required
         self.trusted_proxies: Final = trusted_proxies
@@ -107,7 +109,7 @@ class AuthenticationLayer:
         run.expected = None
         if outcome is None and run.principal is None:
             try:
-                outcome = await self.authenticate(scope, context, run)
+                outcome = _checked(await self.authenticate(scope, context, run))
             except Denial as raised:
                 outcome = raised
             except Exception as error:  # noqa: BLE001 - a check that failed to run has failed: a denial, never a 500
@@ -192,6 +194,17 @@ class AuthenticationLayer:
                     self.name, f"something foreign stands between it and {app.name}: put authentication layers side by side"
                 )
             app = unwrap(getattr(app, "app", None))
+
+
+def _checked(outcome: Any) -> Principal | Denial | None:
+    """Return what a layer, which may be of a user's own, has found out.
+
+    Raises:
+        TypeError: it is no such thing, or a principal who is nobody: neither may become a caller.
+    """
+    if (isinstance(outcome, Principal) and outcome.is_authenticated) or outcome is None or isinstance(outcome, Denial):
+        return outcome
+    raise TypeError("authenticate() returns a principal who is somebody, a Denial, or None")
 
 
 def check_failed(layer: str, error: Exception) -> Denial:

@@ -14,7 +14,12 @@ class Standing(Protocol):
 
     @property
     def bound(self) -> float:
-        """Seconds within which it is asked again."""
+        """Seconds within which a change takes effect."""
+        ...
+
+    @property
+    def due(self) -> float:
+        """Seconds after which it is to be asked again, always above zero."""
         ...
 
     def holds(self) -> bool:

@@ -220,6 +220,23 @@ async def test_a_key_in_a_websocket_subprotocol_lets_in(offered: list[str]) -> N
     assert offered == app.scopes[0]["subprotocols"]
 
 
+async def test_every_line_of_subprotocols_is_looked_at_whatever_the_server_makes_of_them() -> None:
+    """hypercorn shows only the last of several lines as `subprotocols`."""
+    app = Witness()
+    first, second = (SUBPROTOCOL + KEY).encode(), b"realtime ,x"
+    headers = [(b"Sec-WebSocket-Protocol", first), (b"sec-websocket-protocol", second)]
+    async with websocket(guarded(app), "/v1/realtime", headers=headers, scope={"subprotocols": ["realtime", "x"]}) as socket:
+        assert socket.accepted
+    assert ["key:ci"] == app.subjects
+    headers = [(b"sec-websocket-protocol", first), (b"sec-websocket-protocol", (SUBPROTOCOL + OTHER).encode())]
+    async with websocket(guarded(app), "/v1/realtime", headers=headers, scope={"subprotocols": [SUBPROTOCOL + OTHER]}) as socket:
+        assert (400, "repeated_credential") == (socket.response.status, socket.response.header("x-authmw-reason"))
+    headers = [(b"sec-websocket-protocol", first + b" ," + second), (b"x-api-key", KEY.encode())]
+    async with websocket(guarded(app), "/v1/realtime", headers=headers) as socket:
+        assert (400, "ambiguous_credential") == (socket.response.status, socket.response.header("x-authmw-reason"))
+    assert 1 == len(app.scopes)
+
+
 @pytest.mark.parametrize("name", [SUBPROTOCOL.upper() + KEY, "openai-api-key." + KEY, KEY, SUBPROTOCOL.removesuffix(".") + KEY])
 async def test_another_subprotocol_is_no_way_in(name: str) -> None:
     app = Witness()

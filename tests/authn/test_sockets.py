@@ -326,7 +326,7 @@ async def test_a_socket_that_the_app_refuses_by_itself_is_refused_as_the_app_say
 class Ended:
     """A credential that never stands, and says when it was asked."""
 
-    bound = 0.05
+    bound = due = 0.05
 
     def __init__(self) -> None:
         self.asked = anyio.Event()

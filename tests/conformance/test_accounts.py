@@ -166,7 +166,7 @@ async def test_accounts_are_listed_by_tenant_kind_realm_and_name_in_pages(
     await write_sorted(backend, account, entry)
     found: list[AccountRef] = []
     after: str | None = None
-    while True:
+    while len(found) <= len(SORTED):
         page = await backend.accounts.query(AccountQuery(after=after, size=size))
         found += [record.ref for record in page.accounts]
         after = page.next

@@ -275,7 +275,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(query=queries)
     def list_keys(self, query: KeyQuery) -> None:
         found: list[KeyRecord] = []
-        while True:
+        while len(found) <= len(IDS):
             page = self.run(self.backend.keys.query(query))
             found += page.keys
             if page.next is None:
@@ -294,7 +294,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(query=account_queries)
     def list_accounts(self, query: AccountQuery) -> None:
         found: list[AccountRecord] = []
-        while True:
+        while len(found) <= len(REFS):
             page = self.run(self.backend.accounts.query(query))
             found += page.accounts
             if page.next is None:

@@ -1,3 +1,4 @@
+import math
 import secrets
 from typing import Any
 
@@ -56,6 +57,7 @@ def test_a_static_key_keeps_its_dates_to_the_second() -> None:
     for seconds in (9.999, 0.001, 9.999, 0.001):
         clock.advance(seconds)
         seen.append((keys.judge(known), keys.holds(known)))
+        assert pytest.approx(120.0 - clock.now()) == keys.due(known)
     assert [("key_not_yet_valid", True), (None, True), (None, True), ("key_expired", False)] == seen
 
 
@@ -65,6 +67,7 @@ def test_nothing_of_it_ever_has_to_be_asked_again() -> None:
     assert keys.bound is None
     assert keys.resource is None
     assert keys.holds(keys.recall(TEXT.encode()))
+    assert math.inf == keys.due(keys.recall(TEXT.encode()))
 
 
 def test_the_text_may_be_a_reference(monkeypatch: pytest.MonkeyPatch) -> None:

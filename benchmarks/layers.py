@@ -1,6 +1,6 @@
 """What a layer costs: µs above a bare ASGI app, warm and cold, and ns per streamed chunk.
 
-    python benchmarks/layers.py [--rounds 21] [--calls 2000]
+    python -m benchmarks.layers [--rounds 21] [--calls 2000]
 
 Every case answers the same request in the same process, without sockets, in interleaved rounds; each answer is checked once, so
 that a broken case does not look fast. Ratios are good; absolute figures are this machine's, today.
@@ -18,12 +18,12 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.security import APIKeyHeader
-from rounds import Case, difference, pin_to_one_core, ratio, run_rounds
 from starlette.authentication import AuthCredentials, AuthenticationBackend, SimpleUser
 from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
+from benchmarks.rounds import Case, difference, pin_to_one_core, ratio, run_rounds
 from llm_authmw import AccountRef, AccountService, KeyAuthMiddleware, KeyRecord, KeyService, Limit
 from llm_authmw.changes import ChangeFollower, Changes
 from llm_authmw.clock import SYSTEM_CLOCK

@@ -1,0 +1,3 @@
+from llm_authmw.testing import MockProvider
+
+app = MockProvider()

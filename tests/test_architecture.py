@@ -78,7 +78,8 @@ def test_nothing_is_random_but_by_the_secrets_module(path: Path) -> None:
     assert not {"random", "randint", "SystemRandom", "uuid1", "uuid4"} & set(_names_used(_tree(path)))
 
 
-@pytest.mark.parametrize("path", _each_module(but_not=("clock.py", "cli/", "testing/servers.py")))
+# stores/sqlite/file.py waits for another process's lock on a file, in a thread: that time no clock of ours can let pass.
+@pytest.mark.parametrize("path", _each_module(but_not=("clock.py", "cli/", "stores/sqlite/file.py", "testing/servers.py")))
 def test_time_is_asked_of_an_injected_clock_only(path: Path) -> None:
     assert not {"time", "datetime", "perf_counter", "current_time"} & set(_names_used(_tree(path)))
 

@@ -76,8 +76,7 @@ class ConflictError(AuthmwError):
 class Denial(AuthmwError):  # noqa: N818 - a decision, raised only where a value cannot be returned
     """A decision against a request, and what the client is told about it.
 
-    It is a value: layers return it and hand it on. It may also be raised, by a user's authenticator or from inside a
-    framework dependency, and means the same there.
+    It is a value: layers return it and hand it on. An authentication layer may also raise it, and means the same.
 
     Args:
         reason: The exact reason code, for the record; one of `llm_authmw.reasons.REASONS`.

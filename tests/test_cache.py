@@ -185,6 +185,13 @@ async def test_the_date_has_no_part_in_it(clock: ManualClock) -> None:
     assert "a 1" == cache.peek("a")
 
 
+async def test_no_answer_is_negative_unless_it_is_said_which_are(clock: ManualClock) -> None:
+    cache = make_cache(clock, ttl=10.0, negative_ttl=1.0, is_negative=None)
+    await cache.get("a", Source(NO_SUCH).load)
+    clock.advance(9.0)
+    assert NO_SUCH == cache.peek("a")
+
+
 async def test_an_answer_may_be_fresh_for_ever(clock: ManualClock) -> None:
     cache, source = make_cache(clock, ttl=math.inf), Source()
     await cache.get("a", source.load)
@@ -243,8 +250,13 @@ async def test_a_flood_of_negative_answers_evicts_no_other(clock: ManualClock) -
         await cache.get(f"bad {number}", Source(NO_SUCH).load)
     assert ["a 1", "b 2", "c 3"] == [cache.peek(key) for key in "abc"]
     assert 13 == len(cache)
+    assert cache._negative.values.keys() == cache._negative._ends.keys()
     assert cache.peek("bad 989") is None
     assert NO_SUCH == cache.peek("bad 990")
+    cache.clear()
+    for shelf in (cache._entries, cache._negative):
+        assert not shelf.values
+        assert not shelf._ends
 
 
 async def test_the_least_recently_loaded_entry_goes_first_and_its_owner_is_told(clock: ManualClock) -> None:

@@ -10,6 +10,7 @@ from starlette.routing import Mount
 
 from llm_authmw import ConfigurationError, GuardedApp, KeyAuthMiddleware, Stack, StaticKeys, TrustedProxies, open_store
 from llm_authmw.testing import request, websocket
+from llm_authmw.testing.tickets import TicketLayer
 from llm_authmw.testing.witness import Witness
 
 KEY = "sk-ci-7hG2kQ9zLw4XvB8nRt5YpD3mFc6Js1Ae"
@@ -212,3 +213,15 @@ async def test_a_socket_passes_through_a_stack() -> None:
     async with websocket(Stack(Middleware(GZipMiddleware), keys())(app), "/v1/realtime", headers=HEADERS) as socket:
         await socket.send_text("who")
         assert "key:ci" == await socket.receive()
+
+
+@pytest.mark.anyio
+async def test_a_plain_list_is_refused_only_when_it_is_built_and_lets_nobody_in() -> None:
+    """Starlette builds its list with the first event. What a stack says at import comes out of the first request here."""
+    app = Witness()
+    layers = [keys(required=False), Middleware(GZipMiddleware), Middleware(TicketLayer, required=False)]
+    with pytest.raises(ConfigurationError, match="something foreign stands between it and TicketLayer"):
+        await request(Starlette(routes=[Mount("/", app)], middleware=layers), "GET /x", headers=HEADERS)
+    with pytest.raises(ConfigurationError, match="something foreign stands between it and TicketLayer"):
+        Stack(*layers)
+    assert [] == app.scopes

@@ -14,6 +14,7 @@ from llm_authmw.authn.run import Run
 from llm_authmw.context import RequestContext
 from llm_authmw.errors import ConfigurationError, Denial
 from llm_authmw.keys.format import DEFAULT_PREFIX, parse_key
+from llm_authmw.keys.hashing import sha256
 from llm_authmw.keys.known import KnownKey
 from llm_authmw.keys.protocols import Keys, KeyVerification
 from llm_authmw.keys.static import StaticKeys
@@ -91,7 +92,9 @@ class KeyAuthMiddleware(AuthenticationLayer):
         own = [header.encode()] if header is not None else []
         own += [query_channel(query_parameter)] if query_parameter is not None else []
         self._channels: Final = KEY_HEADERS | {b"subprotocol", *own}
-        self._master_key: Final = None if master_key is None else check_chosen_key("master_key", resolve_secret("master_key", master_key))
+        chosen = None if master_key is None else check_chosen_key("master_key", resolve_secret("master_key", master_key))
+        # Its digest only, which also makes comparing take the same time whatever the lengths.
+        self._master_digest: Final = None if chosen is None else sha256(chosen)
         self._can_end: Final = keys.verifier.bound is not None
         self._imported: Final = imported
         self._exact: Final = disclosure == "exact"
@@ -118,7 +121,7 @@ class KeyAuthMiddleware(AuthenticationLayer):
         elif credential.channel not in self._channels:
             return None
         presented = credential.token
-        if self._master_key is not None and hmac.compare_digest(presented, self._master_key):
+        if self._master_digest is not None and hmac.compare_digest(sha256(presented), self._master_digest):
             run.mark = "master_key"
             return _MASTER
         known = self._verifier.recall(presented)

@@ -30,7 +30,10 @@ FLUSH_DEADLINE: Final = 0.05
 NEGATIVE_TTL: Final = 60.0
 """Seconds for which a text that is no key is remembered; any change of a key ends it sooner."""
 
-_SHARED_LISTS: Final = ("roles", "scopes", "tags", "models", "routes", "networks", "limits", "budgets")
+_SHARED_FIELDS: Final = (
+    *("tenant", "realm", "team", "org", "tier"),
+    *("roles", "scopes", "tags", "models", "routes", "networks", "limits", "budgets"),
+)
 
 
 class BlockedAccounts(Protocol):
@@ -228,8 +231,8 @@ class KeyVerifier:
         return found
 
     def _known(self, record: KeyRecord, secret: KeySecret) -> KnownKey:
-        # The keys of a team have their roles and models in common: kept once, that is most of what a key weighs.
-        shared = {name: self._one_of(getattr(record, name)) for name in _SHARED_LISTS}
+        # The keys of a team have nearly everything but their users in common: kept once, that is most of what a key weighs.
+        shared = {name: self._one_of(getattr(record, name)) for name in _SHARED_FIELDS}
         known = KnownKey.of_record(msgspec.structs.replace(record, **shared))
         known.networks = self._one_of(known.networks)
         known.routes = self._one_of(known.routes)

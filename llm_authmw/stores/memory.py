@@ -144,7 +144,10 @@ class MemoryKeys:
     def _merged(self, stored: StoredKey, present: StoredKey | None) -> StoredKey:
         """Return what is kept: as it was given, but with the uses and digests that were noted since the caller read it."""
         rehashed = self._rehashed.pop(stored.record.id, {})
-        secrets = [msgspec.structs.replace(secret, digest=rehashed.get(secret.digest, secret.digest)) for secret in stored.secrets]
+        secrets = [
+            secret if secret.imported else msgspec.structs.replace(secret, digest=rehashed.get(secret.digest, secret.digest))
+            for secret in stored.secrets
+        ]
         used = _later(stored.record.last_used_at, None if present is None else present.record.last_used_at)
         record = msgspec.structs.replace(stored.record, last_used_at=used, metadata=dict(stored.record.metadata))
         return StoredKey(record=record, secrets=tuple(secrets))

@@ -6,6 +6,7 @@ import pytest
 from llm_authmw import Assurance, Decision, KeyAuthMiddleware, Principal, StaticKeys
 from llm_authmw.authn import keys as keys_module
 from llm_authmw.context import CONTEXT_KEY
+from llm_authmw.keys.hashing import sha256
 from llm_authmw.testing import request, websocket
 from llm_authmw.testing.witness import Witness
 
@@ -89,6 +90,6 @@ async def test_the_master_key_is_compared_in_constant_time(sent: str, monkeypatc
 
     monkeypatch.setattr(keys_module, "hmac", Watched)
     layer = guarded(Witness())
-    monkeypatch.setattr(layer, "_master_key", Incomparable(MASTER.encode()))
+    monkeypatch.setattr(layer, "_master_digest", Incomparable(sha256(MASTER.encode())))
     await request(layer, "GET /v1/models", headers=[(b"x-api-key", sent.encode())])
-    assert [(sent.encode(), MASTER.encode())] == compared
+    assert [(sha256(sent.encode()), sha256(MASTER.encode()))] == compared

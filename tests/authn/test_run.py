@@ -10,7 +10,6 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Mount, Route, Router
 
 from llm_authmw import (
-    Assurance,
     ConfigurationError,
     Decision,
     Denial,
@@ -21,10 +20,10 @@ from llm_authmw import (
     StaticKeys,
     TrustedProxies,
 )
-from llm_authmw.authn.layer import AuthenticationLayer
 from llm_authmw.authn.run import Run
 from llm_authmw.context import CONTEXT_KEY
 from llm_authmw.testing import Response, stream, websocket
+from llm_authmw.testing.tickets import TicketLayer
 from llm_authmw.testing.witness import Witness
 
 pytestmark = pytest.mark.anyio
@@ -32,31 +31,6 @@ pytestmark = pytest.mark.anyio
 KEY = "sk-ci-7hG2kQ9zLw4XvB8nRt5YpD3mFc6Js1Ae"
 KEYS = StaticKeys({"ci": KEY})
 HEADER = (b"x-api-key", KEY.encode())
-
-
-class TicketLayer(AuthenticationLayer):
-    """A layer of a user's own: tickets in a header, and in a query parameter."""
-
-    challenge = "Ticket"
-
-    def __init__(self, app: Any, *, required: bool = True, trusted_proxies: TrustedProxies | None = None, query: str | None = None) -> None:
-        super().__init__(
-            app,
-            required=required,
-            trusted_proxies=trusted_proxies,
-            headers=frozenset({b"x-ticket"}),
-            query_parameters=frozenset() if query is None else frozenset({query}),
-        )
-
-    async def authenticate(self, scope: Any, context: RequestContext, run: Run) -> Principal | Denial | None:
-        credential = run.credential
-        if credential is None or credential.channel not in (b"x-ticket", b"?ticket"):
-            return None
-        await anyio.lowlevel.checkpoint()
-        if not credential.token.startswith(b"good-"):
-            return Denial("invalid_token")
-        user = credential.token.decode().removeprefix("good-")
-        return Principal(user=user, realm="tickets", method="ticket", assurance=Assurance.SHARED_SECRET)
 
 
 async def ask(app: Any, *headers: tuple[bytes, bytes], target: str = "GET /v1/models") -> tuple[Response, list[Decision]]:
@@ -128,7 +102,7 @@ async def test_a_bad_credential_is_not_anonymous_where_nobody_is_required(sent: 
 
 async def test_the_query_parameter_of_one_layer_carries_no_credential_of_another() -> None:
     app = Witness()
-    guarded = KeyAuthMiddleware(TicketLayer(app, query="ticket"), keys=KEYS)
+    guarded = KeyAuthMiddleware(TicketLayer(app, query_parameter="ticket"), keys=KEYS)
     response, decisions = await ask(guarded, target=f"GET /v1/models?ticket={KEY}")
     assert (401, "invalid_token") == (response.status, response.header("x-authmw-reason"))
     assert ("TicketLayer", "denied") == (decisions[-1].layer, decisions[-1].outcome)

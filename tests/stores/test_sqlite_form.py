@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from llm_authmw.history import HistoryEntry
 from llm_authmw.keys.protocols import Idempotency, KeyQuery
 from llm_authmw.keys.records import KeyRecord, StoredKey
 from llm_authmw.stores.sqlite import SQLiteBackend, file
-from llm_authmw.stores.sqlite.migrations import APPLICATION_ID, MIGRATIONS
+from llm_authmw.stores.sqlite.migrations import APPLICATION_ID, MIGRATIONS, migrate
 
 pytestmark = pytest.mark.anyio
 
@@ -69,6 +70,24 @@ async def test_the_file_says_whose_it_is_and_which_form_it_has(backend: SQLiteBa
     assert [(0,)] == await backend._database.read(rows("PRAGMA trusted_schema"))
     assert [] == await backend._database.read(rows("PRAGMA foreign_key_check"))
     assert [("ok",)] == await backend._database.read(rows("PRAGMA integrity_check"))
+
+
+class Overtaken(sqlite3.Connection):
+    """A connection whose process waits for the lock while another one brings the file to this release's form."""
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        if sql == "BEGIN IMMEDIATE":
+            (_, _, file), *_ = super().execute("PRAGMA database_list").fetchall()
+            with closing(sqlite3.connect(file, isolation_level=None)) as other:
+                migrate(other, Path(file))
+        return super().execute(sql, parameters)
+
+
+def test_one_who_comes_second_in_migrating_migrates_nothing_again(path: Path) -> None:
+    with closing(sqlite3.connect(path, factory=Overtaken, isolation_level=None)) as connection:
+        migrate(connection, path)
+        assert [(len(MIGRATIONS),)] == rows("PRAGMA user_version")(connection)
+        assert [(1,)] == rows("SELECT count(*) FROM changes")(connection)
 
 
 async def test_no_file_takes_the_cursor_of_another_for_its_own(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import shutil
+import sqlite3
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from llm_authmw.errors import StoreReadOnlyError, StoreUnavailableError
 from llm_authmw.history import HistoryEntry
 from llm_authmw.keys.protocols import KeyUse
 from llm_authmw.keys.records import StoredKey
-from llm_authmw.stores.sqlite import SQLiteBackend
+from llm_authmw.stores.sqlite import SQLiteBackend, database
 
 pytestmark = pytest.mark.anyio
 
@@ -141,7 +142,7 @@ async def test_a_log_that_cannot_be_read_is_never_passed_over(
 
 
 async def test_a_store_without_a_log_is_read_where_nobody_may_write(
-    open_directory: Path, without_rights: WithoutRights, key: MakeKey, entry: HistoryEntry
+    open_directory: Path, without_rights: WithoutRights, key: MakeKey, entry: HistoryEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = await store_in(open_directory, key(), entry=entry)
     backend = SQLiteBackend(str(path))
@@ -151,10 +152,20 @@ async def test_a_store_without_a_log_is_read_where_nobody_may_write(
     connection.close()
     await backend.aclose()
     path.chmod(0o644)
-    forbid_writing(path, open_directory)
-    with without_rights():
-        await assert_only_reading_works(backend, key(), key("k2"), entry)
-        await backend.aclose()
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("BEGIN")
+        forbid_writing(path, open_directory)
+        with without_rights():
+            await assert_only_reading_works(backend, key(), key("k2"), entry)
+            assert key() == await backend.keys.find("k1")
+        # It is read under a lock all the same: somebody else may have the rights.
+        writer.execute("COMMIT")
+        writer.execute("BEGIN EXCLUSIVE")
+        monkeypatch.setattr(database, "READ_WAIT", 0.0)
+        with without_rights():
+            with pytest.raises(StoreUnavailableError, match="locked by another process"):
+                await backend.keys.find("k1")
+            await backend.aclose()
 
 
 async def test_a_new_store_in_a_directory_that_cannot_be_written_is_refused_and_the_directory_named(

@@ -166,6 +166,7 @@ async def test_reads_that_hang_do_not_pile_up_threads(
 
 async def test_a_change_whose_caller_is_cancelled_is_made_to_its_end(backend: SQLiteBackend, key: MakeKey, entry: HistoryEntry) -> None:
     await backend.keys.write(key(), entry, None)
+    outcomes: list[str] = []
     with anyio.CancelScope() as scope:
 
         def change(connection: sqlite3.Connection) -> str:
@@ -173,7 +174,8 @@ async def test_a_change_whose_caller_is_cancelled_is_made_to_its_end(backend: SQ
             connection.execute("UPDATE keys SET name = 'changed'")
             return "changed"
 
-        assert "changed" == await backend._database.write(change)
+        outcomes.append(await backend._database.write(change))
+    assert ["changed"] == outcomes
     stored = await backend.keys.find("k1")
     assert stored is not None
     assert "changed" == stored.record.name

@@ -176,7 +176,7 @@ def _write_secrets(connection: sqlite3.Connection, stored: StoredKey) -> None:
     }
     connection.execute("DELETE FROM key_secrets WHERE tenant = ? AND key_id = ?", key)
     for position, secret in enumerate(stored.secrets):
-        digest = newer.get(sha256(secret.digest.value), secret.digest)
+        digest = secret.digest if secret.imported else newer.get(sha256(secret.digest.value), secret.digest)
         if secret.imported and connection.execute("SELECT 1 FROM key_secrets WHERE digest = ? AND imported = 1", digest[:1]).fetchone():
             raise ConflictError("an API key with this imported secret exists")
         connection.execute(

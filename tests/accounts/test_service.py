@@ -198,6 +198,13 @@ async def test_a_page_has_a_size(accounts: AccountService, size: int) -> None:
         await accounts.list(size=size)
 
 
+@pytest.mark.parametrize("size", [1, 1000])
+async def test_the_smallest_and_the_largest_page_are_given(accounts: AccountService, size: int) -> None:
+    for name in ("blue", "red"):
+        await accounts.create("team", name)
+    assert min(size, 2) == len((await accounts.list(size=size)).accounts)
+
+
 async def test_an_update_changes_what_it_names(accounts: AccountService, clock: ManualClock) -> None:
     await accounts.create("team", "blue", roles=["member"], models=["*"])
     clock.advance(1.0)

@@ -109,6 +109,7 @@ async def test_search_looks_for_a_part_of_the_name_or_the_beginning_of_the_id(ba
     assert [] == await ids(backend, search="a_0")
     assert ["cc03"] == await ids(backend, search="äöü")
     assert ["cc03"] == await ids(backend, search="STRASSE")
+    assert ["cc03"] == await ids(backend, search="straße")
     assert [] == await ids(backend, search="nothing")
     assert 4 == len(await ids(backend, search=""))
 

@@ -139,6 +139,14 @@ async def test_a_digest_that_was_replaced_may_be_written_again_by_one_who_read_a
     assert [OLD] == await digests_in(backend, "k1")
 
 
+async def test_an_imported_secret_is_not_taken_for_one_whose_digest_was_replaced(backend: Backend, key: MakeKey, entry: MakeEntry) -> None:
+    await backend.keys.write(key("k1", secrets=holding(OLD)), entry(), None)
+    await backend.keys.touch([KeyUse("k1", 10.0, (OLD, NEW))])
+    imported = key("k1", revision=2, secrets=holding(OLD, imported=True), last_used_at=10.0)
+    assert await backend.keys.write(imported, entry("update"), None) is True
+    assert imported == await backend.keys.find_imported(OLD.value)
+
+
 async def test_each_of_several_secrets_keeps_its_own_newer_digest(backend: Backend, key: MakeKey, entry: MakeEntry) -> None:
     await backend.keys.write(key("k1", secrets=holding(OLD, OTHER)), entry(), None)
     await backend.keys.touch([KeyUse("k1", 10.0, (OLD, NEW)), KeyUse("k1", 10.0, (OTHER, NEWEST))])

@@ -127,7 +127,10 @@ class Model:
         self.keys[key_id] = StoredKey(
             record=msgspec.structs.replace(record, last_used_at=max(uses, default=None)),
             secrets=tuple(
-                msgspec.structs.replace(secret, digest=self.newer.get((key_id, secret.digest), secret.digest)) for secret in stored.secrets
+                secret
+                if secret.imported
+                else msgspec.structs.replace(secret, digest=self.newer.get((key_id, secret.digest), secret.digest))
+                for secret in stored.secrets
             ),
         )
         self.newer = {pair: digest for pair, digest in self.newer.items() if pair[0] != key_id}

@@ -1,22 +1,21 @@
 """The layer in each place where FastAPI, Starlette and Litestar apps put it, end to end under uvicorn."""
 
 import concurrent.futures
-import functools
 import json
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import anyio
 import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from llm_authmw import open_store
+from llm_authmw import CreatedKey
 from llm_authmw.keys.format import mint_key
 from llm_authmw.testing.servers import RunningServer
 
+MakeClient = Callable[..., httpx.Client]
 LIMIT = 10.0
 UNKNOWN = mint_key().text
 
@@ -45,18 +44,9 @@ REFUSALS = [
 
 
 @pytest.fixture(scope="module")
-def store_url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('store')}/authmw.db"
-
-
-@pytest.fixture(scope="module")
-def make_key(store_url: str) -> Callable[..., str]:
+def make_key(store_url: str, new_key: Callable[..., CreatedKey]) -> Callable[..., str]:
     def make(**fields: Any) -> str:
-        async def made() -> str:
-            async with open_store(store_url) as store:
-                return str((await store.keys.create(**fields)).key)
-
-        return anyio.run(made)
+        return str(new_key(store_url, **fields).key)
 
     return make
 
@@ -75,8 +65,8 @@ def server(start_server: Callable[..., RunningServer], store_url: str) -> Iterat
 
 
 @pytest.fixture
-def control(server: RunningServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, trust_env=False, timeout=LIMIT) as client:
+def control(server: RunningServer, make_client: MakeClient) -> Iterator[httpx.Client]:
+    with make_client(base_url=server.url) as client:
         yield client
 
 
@@ -85,13 +75,9 @@ def live(server: RunningServer, place: str, **headers: str) -> ClientConnection:
     return connect(f"ws://{place}/v1/live", sock=reached, additional_headers=headers, open_timeout=LIMIT, close_timeout=LIMIT)
 
 
-def calling(server: RunningServer, place: str) -> httpx.Client:
-    return httpx.Client(base_url=server.url, headers={"host": place}, trust_env=False, timeout=LIMIT)
-
-
 @pytest.fixture
-def client(server: RunningServer, place: str) -> Iterator[httpx.Client]:
-    with calling(server, place) as client:
+def client(server: RunningServer, make_client: MakeClient, place: str) -> Iterator[httpx.Client]:
+    with make_client(base_url=server.url, headers={"host": place}) as client:
         yield client
 
 
@@ -175,13 +161,13 @@ def test_a_socket_with_a_key_is_accepted_and_knows_who_is_calling(server: Runnin
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_callers_at_the_same_time_are_never_mixed_up(server: RunningServer, place: str, key: str, make_key: Callable[..., str]) -> None:
+def test_callers_at_the_same_time_are_never_mixed_up(client: httpx.Client, key: str, make_key: Callable[..., str]) -> None:
     keys = [key, make_key(name="other")]
 
-    def ask(client: httpx.Client, turn: int) -> bool:
+    def ask(turn: int) -> bool:
         mine = keys[turn % 2]
         told = client.get("/v1/me", headers={"x-api-key": mine}).json()
         return bool(told == {"credential": mine[3:19], "same": True})
 
-    with calling(server, place) as client, concurrent.futures.ThreadPoolExecutor(8) as threads:
-        assert [True] * 80 == list(threads.map(functools.partial(ask, client), range(80)))
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        assert [True] * 80 == list(threads.map(ask, range(80)))

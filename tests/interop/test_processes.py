@@ -1,6 +1,7 @@
 """Several processes on one store file: workers that start at once, and one that is killed while it writes."""
 
 import concurrent.futures
+import functools
 import itertools
 import subprocess
 import sys
@@ -8,7 +9,6 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import anyio
 import httpx
@@ -17,9 +17,12 @@ import pytest
 from llm_authmw import CreatedKey, open_store
 from llm_authmw.testing.servers import RunningServer, ServerName
 
-BOUND = 1.0
+BOUND = 0.2
 ALLOWANCE = 1.0
 LIMIT = 10.0
+
+MakeClient = Callable[..., httpx.Client]
+NewKey = Callable[..., CreatedKey]
 
 MAKES_KEYS = """
 import sys, anyio
@@ -39,14 +42,6 @@ def store_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/authmw.db"
 
 
-def new_key(store_url: str, **fields: Any) -> CreatedKey:
-    async def made() -> CreatedKey:
-        async with open_store(store_url) as store:
-            return await store.keys.create(**fields)
-
-    return anyio.run(made)
-
-
 def revoke(store_url: str, key_id: str) -> None:
     async def revoked() -> None:
         async with open_store(store_url) as store:
@@ -56,7 +51,7 @@ def revoke(store_url: str, key_id: str) -> None:
 
 
 @contextmanager
-def one_client_for_each_worker(server: RunningServer, key: str, workers: int) -> Generator[dict[int, httpx.Client]]:
+def one_client_for_each_worker(connected: MakeClient, workers: int) -> Generator[dict[int, httpx.Client]]:
     """Give clients by the id of the process that they talk to: a connection stays with the worker that took it."""
     found: dict[int, httpx.Client] = {}
 
@@ -68,7 +63,7 @@ def one_client_for_each_worker(server: RunningServer, key: str, workers: int) ->
         deadline = time.monotonic() + LIMIT
         while len(found) < workers and time.monotonic() < deadline:
             # Several at once, so that a worker which is busy leaves some to the other one.
-            clients = [httpx.Client(base_url=server.url, headers={"x-api-key": key}, trust_env=False, timeout=LIMIT) for _ in range(8)]
+            clients = [connected() for _ in range(8)]
             for client in clients:
                 closing.enter_context(client)
             found |= dict(zip(threads.map(ask, clients), clients, strict=True))
@@ -77,11 +72,12 @@ def one_client_for_each_worker(server: RunningServer, key: str, workers: int) ->
 
 @pytest.mark.parametrize("name", ["uvicorn-h11", "hypercorn", "granian"])
 def test_workers_that_start_at_once_on_a_new_file_all_serve_and_all_follow(
-    start_server: Callable[..., RunningServer], store_url: str, name: ServerName
+    start_server: Callable[..., RunningServer], make_client: MakeClient, new_key: NewKey, store_url: str, name: ServerName
 ) -> None:
-    server = start_server("lab:app", server=name, env={"AUTHMW_STORE": store_url}, options=["--workers", "2"])
+    server = start_server("lab:app", server=name, env={"AUTHMW_STORE": store_url, "LAB_BOUND": str(BOUND)}, options=["--workers", "2"])
     created = new_key(store_url)
-    with one_client_for_each_worker(server, str(created.key), 2) as clients:
+    connected = functools.partial(make_client, base_url=server.url, headers={"x-api-key": str(created.key)})
+    with one_client_for_each_worker(connected, 2) as clients:
         assert 2 == len(clients)
         revoke(store_url, created.record.id)
         by = time.monotonic() + BOUND + ALLOWANCE
@@ -98,11 +94,11 @@ def test_workers_that_start_at_once_on_a_new_file_all_serve_and_all_follow(
 
 
 def test_every_key_that_was_handed_out_before_its_maker_was_killed_works(
-    start_server: Callable[..., RunningServer], store_url: str
+    start_server: Callable[..., RunningServer], make_client: MakeClient, store_url: str
 ) -> None:
     server = start_server("lab:app", server="uvicorn-httptools", env={"AUTHMW_STORE": store_url})
     keys: list[str] = []
-    with httpx.Client(base_url=server.url, trust_env=False, timeout=LIMIT) as client:
+    with make_client(base_url=server.url) as client:
         for _ in range(3):
             with subprocess.Popen([sys.executable, "-c", MAKES_KEYS, store_url], stdout=subprocess.PIPE, text=True) as maker:
                 assert maker.stdout is not None

@@ -3,18 +3,16 @@
 Either the server refuses such a request by itself, or the layer does: it is never a 500, and never reaches the app.
 """
 
-import functools
 import itertools
 import re
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import anyio
 import httpx
 import pytest
 
-from llm_authmw import open_store
+from llm_authmw import CreatedKey
 from llm_authmw.keys.format import mint_key
 from llm_authmw.testing.servers import SERVERS, RunningServer, ServerName
 
@@ -161,20 +159,16 @@ class Lab(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def started(start_server: Callable[..., RunningServer], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[ServerName], Lab]]:
-    url = f"sqlite:///{tmp_path_factory.mktemp('store')}/authmw.db"
-
-    async def made(**fields: Any) -> bytes:
-        async with open_store(url) as store:
-            return str((await store.keys.create(**fields)).key).encode()
-
-    keys = {GOOD: anyio.run(made), NARROW: anyio.run(functools.partial(made, routes=["GET /who"]))}
+def started(
+    start_server: Callable[..., RunningServer], make_client: Callable[..., httpx.Client], store_url: str, new_key: Callable[..., CreatedKey]
+) -> Iterator[Callable[[ServerName], Lab]]:
+    keys = {GOOD: str(new_key(store_url).key).encode(), NARROW: str(new_key(store_url, routes=["GET /who"]).key).encode()}
     labs: dict[ServerName, Lab] = {}
 
     def start(name: ServerName) -> Lab:
         if name not in labs:
-            server = start_server("lab:app", server=name, env={"AUTHMW_STORE": url})
-            client = httpx.Client(base_url=server.url, headers={"x-api-key": keys[GOOD].decode()}, trust_env=False, timeout=LIMIT)
+            server = start_server("lab:app", server=name, env={"AUTHMW_STORE": store_url})
+            client = make_client(base_url=server.url, headers={"x-api-key": keys[GOOD].decode()})
             labs[name] = Lab(server, keys, client)
         return labs[name]
 

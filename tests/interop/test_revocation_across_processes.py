@@ -6,8 +6,6 @@ The command line, a process of its own, changes the keys. Four servers, each a p
 import functools
 import itertools
 import json
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
@@ -37,29 +35,13 @@ ENOUGH = 5
 
 Servers = dict[ServerName, RunningServer]
 CommandLine = Callable[..., dict[str, Any]]
+MakeKey = Callable[..., Awaitable[CreatedKey]]
 names = (f"act{number}" for number in itertools.count())
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"  # the client for sockets knows no other
-
-
-@pytest.fixture(scope="module")
-def store_url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('store')}/authmw.db"
-
-
-@pytest.fixture(scope="module")
-def command_line(store_url: str) -> CommandLine:
-    def run(*arguments: str) -> dict[str, Any]:
-        command = [sys.executable, "-m", "llm_authmw.cli", *arguments, "--store", store_url, "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
-        assert done.returncode == 0, done.stderr
-        answer: dict[str, Any] = json.loads(done.stdout)
-        return answer
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -71,15 +53,18 @@ def servers(start_server: Callable[..., RunningServer], store_url: str) -> Itera
         assert "Traceback" not in server.output
 
 
-async def new_key(store_url: str, **fields: Any) -> CreatedKey:
-    async with open_store(store_url) as store:
-        return await store.keys.create(**fields)
+@pytest.fixture(scope="module")
+def make_key(store_url: str, new_key: Callable[..., CreatedKey]) -> MakeKey:
+    async def make(**fields: Any) -> CreatedKey:
+        return await anyio.to_thread.run_sync(functools.partial(new_key, store_url, **fields))
+
+    return make
 
 
 @pytest.fixture(scope="module")
-def other_key(store_url: str) -> str:
+def other_key(store_url: str, new_key: Callable[..., CreatedKey]) -> str:
     """A key that nobody changes."""
-    return str(anyio.run(new_key, store_url).key)
+    return str(new_key(store_url).key)
 
 
 class Poll(NamedTuple):
@@ -127,7 +112,7 @@ class Exposed:
         tasks.start_soon(work, what, *arguments)
 
     def _client(self, key: str) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self._server.url, headers={"x-api-key": key}, trust_env=False, timeout=LIMIT)
+        return httpx.AsyncClient(base_url=self._server.url, headers={"x-api-key": key}, trust_env=False, verify=False, timeout=LIMIT)
 
     async def _ask(self) -> None:
         async with (
@@ -236,10 +221,10 @@ def by(*arguments: str) -> Any:
     ],
 )
 async def test_a_key_that_another_process_ends_is_refused_within_the_bound_and_what_is_open_is_closed(
-    servers: Servers, store_url: str, command_line: CommandLine, other_key: str, change: tuple[str, ...]
+    servers: Servers, store_url: str, make_key: MakeKey, command_line: CommandLine, other_key: str, change: tuple[str, ...]
 ) -> None:
     team = next(names)
-    created = await new_key(store_url, team=team)
+    created = await make_key(team=team)
     async with open_store(store_url) as store:
         await store.accounts.create("team", team)
     told = [{"ID": created.record.id, "TEAM": team}.get(argument, argument) for argument in change]
@@ -254,10 +239,10 @@ async def test_a_key_that_another_process_ends_is_refused_within_the_bound_and_w
 
 
 async def test_a_key_that_expires_while_others_keep_the_process_busy_ends_what_it_has_open(
-    servers: Servers, store_url: str, other_key: str
+    servers: Servers, make_key: MakeKey, other_key: str
 ) -> None:
     expires_at = time.time() + 2
-    created = await new_key(store_url, expires_at=expires_at)
+    created = await make_key(expires_at=expires_at)
     async with in_use(servers, str(created.key), other_key) as exposed:
         expiry = time.monotonic() + expires_at - time.time()
         for each in exposed:
@@ -268,9 +253,9 @@ async def test_a_key_that_expires_while_others_keep_the_process_busy_ends_what_i
 
 
 async def test_a_changed_limit_is_seen_within_the_bound_and_closes_nothing(
-    servers: Servers, store_url: str, command_line: CommandLine, other_key: str
+    servers: Servers, make_key: MakeKey, command_line: CommandLine, other_key: str
 ) -> None:
-    created = await new_key(store_url, limits=["5 requests/minute"])
+    created = await make_key(limits=["5 requests/minute"])
     changed = ["7 requests/minute"]
     async with in_use(servers, str(created.key), other_key) as exposed:
         await anyio.to_thread.run_sync(command_line, "keys", "update", created.record.id, "--limit", *changed)
@@ -287,9 +272,9 @@ async def test_a_changed_limit_is_seen_within_the_bound_and_closes_nothing(
 
 
 async def test_streams_that_idle_end_as_soon_as_requests_are_refused_whenever_they_were_opened(
-    servers: Servers, store_url: str, command_line: CommandLine, other_key: str
+    servers: Servers, make_key: MakeKey, command_line: CommandLine, other_key: str
 ) -> None:
-    created = await new_key(store_url)
+    created = await make_key()
     async with (
         in_use({"uvicorn-h11": servers["uvicorn-h11"]}, str(created.key), other_key) as (exposed,),
         anyio.create_task_group() as tasks,

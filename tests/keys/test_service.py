@@ -12,7 +12,7 @@ from llm_authmw.history import HistoryEntry
 from llm_authmw.keys.format import parse_key
 from llm_authmw.keys.protocols import IDEMPOTENCY_TTL, Idempotency, Replay
 from llm_authmw.keys.records import KeyRecord, StoredKey
-from llm_authmw.keys.service import DEFAULT_GRACE, MAX_SECRETS, KeyService
+from llm_authmw.keys.service import MAX_SECRETS, KeyService
 from llm_authmw.stores import Store, open_store
 from llm_authmw.testing import ManualClock
 
@@ -249,6 +249,13 @@ async def test_a_page_has_a_size(keys: KeyService, size: int) -> None:
         await keys.list(size=size)
     with pytest.raises(InvalidValueError, match="a page holds 1 to 1000 keys"):
         await keys.unused(since=0.0, size=size)
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+async def test_the_smallest_and_the_largest_page_are_given(keys: KeyService, size: int) -> None:
+    for _ in range(2):
+        await keys.create()
+    assert min(size, 2) == len((await keys.list(size=size)).keys) == len((await keys.unused(since=2e9, size=size)).keys)
 
 
 async def test_a_cursor_of_somebody_else_is_refused(keys: KeyService) -> None:
@@ -501,11 +508,12 @@ async def test_a_grace_is_a_number_of_seconds_up_to_a_year(keys: KeyService, gra
     assert created.record == await keys.get(created.id)
 
 
-async def test_the_grace_is_a_day_unless_it_is_said(keys: KeyService, clock: ManualClock) -> None:
+@pytest.mark.parametrize(("grace", "seconds"), [({}, 86_400.0), ({"grace": 366 * 86_400}, 366 * 86_400.0)])
+async def test_the_grace_is_a_day_unless_it_is_said(keys: KeyService, clock: ManualClock, grace: dict[str, Any], seconds: float) -> None:
     created = await keys.create()
     assert created.key is not None
-    await keys.rotate(created.id)
-    clock.advance(DEFAULT_GRACE - 0.001)
+    await keys.rotate(created.id, **grace)
+    clock.advance(seconds - 0.001)
     assert await judged(keys, created.key) is None
     clock.advance(0.001)
     assert "key_rotated" == await judged(keys, created.key)

@@ -275,6 +275,7 @@ def test_a_time_zone_that_is_no_iana_name_is_refused(name: str) -> None:
     [
         *({"amount": 1.5}, {"amount": True}, {"amount": "60"}, {"amount": None}, {"amount": float("nan")}, {"amount": 2**53 + 1}),
         *({"unit": "bananas"}, {"unit": None}, {"unit": "request"}, {"window": "fortnight"}, {"window": None}, {"window": ""}),
+        *({"window": "fortnight", "calendar": True}, {"window": None, "calendar": True}),
         *({"burst": 1.5}, {"burst": True}, {"burst": "5"}, {"burst": 0}, {"burst": 61}),
     ],
 )

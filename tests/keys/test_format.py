@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_authmw.errors import ConfigurationError
+from llm_authmw.keys import format as key_format
 from llm_authmw.keys.format import DEFAULT_PREFIX, MAX_KEY_LENGTH, check_prefix, mint_key, new_key_id, parse_key
 
 PREFIXES = st.from_regex(r"[a-z][a-z0-9-]{0,30}-", fullmatch=True)
@@ -101,6 +102,23 @@ def test_nothing_may_stand_around_a_key(spoilt: str) -> None:
 @pytest.mark.parametrize("text", ["", "sk-", "sk-1234", "sk-proj-" + "a" * 48, "sk-" + "a" * 48, "x" * 10_000, "sk-\x00", "\u0661" * 70])
 def test_a_string_of_another_form_is_no_key(text: str) -> None:
     assert parse_key(text) is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *("SK-" + "0" * 16 + "_" + "a" * 43, "sk_" + "0" * 16 + "_" + "a" * 43, "0" * 16 + "_" + "a" * 43, "-" + "0" * 16 + "_" + "a" * 43),
+        *(
+            "sk-" + "0" * 15 + "_" + "a" * 43,
+            "sk-" + "0" * 17 + "_" + "a" * 43,
+            "sk-" + "A" * 16 + "_" + "a" * 43,
+            "sk-" + "0" * 16 + "-" + "a" * 43,
+        ),
+        *("sk-" + "0" * 16 + "_" + "a" * 42, "sk-" + "0" * 16 + "_" + "a" * 44, "sk-" + "0" * 16 + "_" + "-" * 43, "x" * 60),
+    ],
+)
+def test_a_right_checksum_makes_no_key_of_another_form(body: str) -> None:
+    assert parse_key(body + key_format._checksum(body)) is None
 
 
 def test_case_matters() -> None:

@@ -287,6 +287,8 @@ async def test_a_change_by_this_process_counts_at_once(here: Process) -> None:
     assert {BLUE} == await here.blocked()
     await here.accounts.unblock("team", "blue")
     assert set() == await here.blocked()
+    await here.accounts.create("team", "red", status="blocked")
+    assert {BLUE._replace(name="red")} == await here.blocked()
 
 
 async def test_a_change_of_keys_alone_is_no_reason_to_read_again(here: Process) -> None:

@@ -1,7 +1,9 @@
 """The seam to servers and frameworks: types that every framework accepts, and the little that layers do to messages."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final, TypeAlias
+
+from starlette.routing import BaseRoute, Router
 
 from llm_authmw.context import RequestContext
 from llm_authmw.dialects import render
@@ -27,6 +29,23 @@ def unwrap(app: Any) -> Any:
     while isinstance(app, Composed):
         app = app.entry
     return app
+
+
+_MAX_LAYERS: Final = 64
+"""How far in a constructor looks for a misplaced layer."""
+
+
+def layers_inside(app: Any) -> Iterator[Any]:
+    """Yield an app, and what stands inside of it as far as each layer shows its `app`.
+
+    A mount or a router is the end: it is an app of its own, and what stands behind it decides anew, on purpose.
+    """
+    inner = unwrap(app)
+    for _ in range(_MAX_LAYERS):
+        if inner is None or isinstance(inner, BaseRoute | Router):
+            return
+        yield inner
+        inner = unwrap(getattr(inner, "app", None))
 
 
 POLICY_VIOLATION: Final = 1008

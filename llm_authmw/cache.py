@@ -177,12 +177,16 @@ class Cache(Generic[K, V]):
         # What was loaded before an invalidation may be what was invalidated: it is good for those who asked before that
         # happened, and is not kept.
         if generation == self._generation:
-            self._take(key)
-            negative = self._is_negative is not None and self._is_negative(value)
-            shelf = self._negative if negative else self._entries
-            for gone in shelf.put(key, value, self._monotonic()):
-                self._tell(*gone)
+            self.put(key, value)
         return value
+
+    def put(self, key: K, value: V) -> None:
+        """Remember an answer that the caller has found himself."""
+        self._take(key)
+        negative = self._is_negative is not None and self._is_negative(value)
+        shelf = self._negative if negative else self._entries
+        for gone in shelf.put(key, value, self._monotonic()):
+            self._tell(*gone)
 
     def drop(self, key: K) -> None:
         """Forget one answer, and let no load that is under way bring it back."""

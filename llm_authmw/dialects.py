@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
+from llm_authmw.challenges import Challenge, parse_challenge
 from llm_authmw.errors import Denial
 
 Dialect: TypeAlias = Literal["openai", "anthropic", "gemini", "problem"]
@@ -149,17 +150,18 @@ def error_event(denial: Denial, scope: Any, request_id: str) -> bytes:
 
 
 def _challenges(status: int, reason: str, need: str | None, challenges: tuple[str, ...]) -> list[str]:
+    read = {text: parse_challenge(text) for text in challenges}
+    bearers = {text: challenge for text, challenge in read.items() if challenge is not None and challenge.bearer}
+    # Beside one that says where to get a token, a bare one says nothing, and some clients read no further than that.
+    telling = any(challenge.parameters for challenge in bearers.values())
+    told = [text for text in read if not telling or text not in bearers or bearers[text].parameters]
     error = _BEARER_ERRORS.get(status)
     if error is None or reason == "missing_credential" or (error == "insufficient_scope") != (reason == "insufficient_scope"):
-        return list(dict.fromkeys(challenges))
-    return list(dict.fromkeys(_with_error(challenge, error, need) for challenge in challenges))
-
-
-def _with_error(challenge: str, error: str, need: str | None) -> str:
-    scheme, blank, _ = challenge.partition(" ")
-    if scheme != "Bearer":
-        return challenge
-    told = f'{challenge}{"," if blank else ""} error="{error}"'
-    # What is needed may be said in other words, and a quotation mark among them would end the parameter.
-    scopes = error == "insufficient_scope" and need is not None and _SCOPES.fullmatch(need) is not None
-    return f'{told}, scope="{need}"' if scopes else told
+        return told
+    added = {"error": error}
+    if error == "insufficient_scope" and need is not None and _SCOPES.fullmatch(need) is not None:
+        # What is needed may be said in other words, which are no scopes.
+        added["scope"] = need
+    return list(
+        dict.fromkeys(str(Challenge(bearers[text].scheme, bearers[text].parameters | added)) if text in bearers else text for text in told)
+    )

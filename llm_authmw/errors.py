@@ -8,7 +8,9 @@ AuthmwError
 │   ├── StoreUnavailableError   it is down, locked or too slow; trying again can help
 │   ├── StoreReadOnlyError      it cannot be written
 │   └── StoreCorruptError       its file is not what we wrote, or is newer than this release
-├── NotFoundError          no such key or account
+├── TokenInvalid           a token is not valid; says which rule it breaks, and nothing of what it holds
+├── IssuerUnavailableError an issuer could not be asked: its keys, its introspection; trying again can help
+├── NotFoundError          no such key, account or revocation
 ├── ConflictError          the change contradicts what is stored (a revoked key, a reused idempotency key)
 └── Denial                 the decision against a request; rendered for the client by `llm_authmw.dialects`
 """
@@ -65,8 +67,40 @@ class StoreCorruptError(StoreError):
     """The store's content is not what this release wrote. Nothing was changed."""
 
 
+class TokenInvalid(AuthmwError):  # noqa: N818 - the verdict on somebody else's value, as `Denial` is on a request
+    """A token is not valid.
+
+    Args:
+        reason: Which rule it breaks; one of `llm_authmw.reasons.REASONS`. Its text is all that the error says.
+
+    Raises:
+        KeyError: `reason` is not in the table.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.message: str = REASONS[reason].message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class IssuerUnavailableError(AuthmwError):
+    """An issuer could not be asked for its keys, its metadata or its opinion. The text holds no token.
+
+    Args:
+        problem: What went wrong, without anything that the issuer sent.
+        retry_after: Seconds after which it is asked again.
+    """
+
+    def __init__(self, problem: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(problem)
+        self.retry_after = retry_after
+
+
 class NotFoundError(AuthmwError, LookupError):
-    """No such key or account in this tenant."""
+    """No such key, account or revocation in this tenant."""
 
 
 class ConflictError(AuthmwError):

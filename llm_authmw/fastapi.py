@@ -36,7 +36,7 @@ class _Scheme(SecurityBase):
         """Verify nothing."""
 
 
-_BEARER: Final = _Scheme("BearerAuth", HTTPBearer(description="An API key."))
+_BEARER: Final = _Scheme("BearerAuth", HTTPBearer(description="An API key, or an access token."))
 _API_KEY: Final = _Scheme("ApiKeyAuth", APIKey.model_validate({"in": APIKeyIn.header, "name": "x-api-key", "description": "An API key."}))
 
 

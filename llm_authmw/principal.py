@@ -57,7 +57,7 @@ class Principal(BaseUser, msgspec.Struct, frozen=True, kw_only=True, cache_hash=
         client: The OAuth client (RFC 6749 §1.1) that acts.
         team: The team that the use is counted to.
         org: The organisation.
-        roles: Roles given by our own mapping, never taken from a token as they are.
+        roles: Roles that our own records give, or that a source names where our mapping says so; what they grant, rules of ours say.
         scopes: OAuth scopes (RFC 6749 §3.3).
         groups: Groups that the source names.
         tags: Labels of the credential.
@@ -68,7 +68,8 @@ class Principal(BaseUser, msgspec.Struct, frozen=True, kw_only=True, cache_hash=
         limits: Rate limits of the credential's own.
         budgets: Budgets of the credential's own.
         claims: Claims that were kept, as (name, value) pairs.
-        method: How the caller was authenticated: "anonymous", "key", "master_key", and one word for each later method.
+        method: How the caller was authenticated: "anonymous", "key", "master_key", "jwt", "introspection", "header", "client_cert",
+            "custom", or a word of the user's own function.
         issuer: Who issued the credential.
         credential_id: The id of the credential, never the credential.
         authenticated_at: When the caller last authenticated, seconds since 1970 (OIDC Core §2, auth_time).

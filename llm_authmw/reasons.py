@@ -20,12 +20,13 @@ class Reason(NamedTuple):
 
 
 _KEY: Final = "The API key is not valid."
+_NOT_ACCEPTED: Final = "The bearer token is not one that is accepted here."
 
 REASONS: Final[dict[str, Reason]] = {
     # Nothing to decide on, or more than one thing.
     "missing_credential": Reason(401, "No credential was sent. Send an API key as 'Authorization: Bearer <key>'."),
     "credential_not_accepted": Reason(401, "A credential was sent, but of a kind or in a place that is not accepted here."),
-    "invalid_token": Reason(401, "The bearer token is not one that is accepted here."),
+    "invalid_token": Reason(401, _NOT_ACCEPTED),
     "ambiguous_credential": Reason(400, "More than one credential was sent. Send exactly one."),
     "repeated_credential": Reason(400, "A header or parameter that carries a credential was sent twice. Send it once."),
     "malformed_credential": Reason(400, "The credential is not well-formed: printable ASCII without blanks, at most 16 KiB."),
@@ -40,6 +41,33 @@ REASONS: Final[dict[str, Reason]] = {
     "key_blocked": Reason(401, "The API key is blocked.", public="invalid_api_key"),
     "key_revoked": Reason(401, "The API key was revoked.", public="invalid_api_key"),
     "account_blocked": Reason(401, "The account that the API key belongs to is blocked.", public="invalid_api_key"),
+    # Tokens. A guess learns nothing; whoever holds a token that its issuer signed is told what is wrong with it.
+    "token_malformed": Reason(401, _NOT_ACCEPTED, public="invalid_token"),
+    "token_algorithm_not_allowed": Reason(401, _NOT_ACCEPTED, public="invalid_token"),
+    "token_key_unknown": Reason(401, _NOT_ACCEPTED, public="invalid_token"),
+    "token_key_unusable": Reason(401, _NOT_ACCEPTED, public="invalid_token"),
+    "token_signature_invalid": Reason(401, _NOT_ACCEPTED, public="invalid_token"),
+    "token_type_mismatch": Reason(401, "The token is of another kind than is accepted here."),
+    "token_expired": Reason(401, "The token has expired."),
+    "token_not_yet_valid": Reason(401, "The token is not valid yet."),
+    "token_too_old": Reason(401, "The token was issued too long ago, or for too long a time."),
+    "issuer_mismatch": Reason(401, "The token was issued by somebody else."),
+    "audience_mismatch": Reason(401, "The token is for another audience."),
+    "token_claim_missing": Reason(401, "The token lacks a claim that is required here."),
+    "token_claim_invalid": Reason(401, "A claim of the token has a value that is not accepted here."),
+    "token_binding_mismatch": Reason(401, "The token is bound to a key or certificate that was not proven on this connection."),
+    "token_revoked": Reason(401, "The token was revoked."),
+    "token_inactive": Reason(401, _NOT_ACCEPTED, public="invalid_token"),
+    # What an edge in front says: client certificates, a proxy's headers, signed assertions.
+    "proxy_proof_invalid": Reason(401, "The proof of the proxy in front is not valid.", public="credential_not_accepted"),
+    "identity_header_alias": Reason(400, "An identity header was sent in a spelling that can be taken for another header."),
+    "identity_header_repeated": Reason(400, "An identity header was sent twice, or with several values. Send it once."),
+    "identity_header_malformed": Reason(400, "An identity header holds a value that is not accepted here."),
+    "identity_header_missing": Reason(400, "An identity header that has to be there is missing."),
+    "certificate_malformed": Reason(400, "The client certificate cannot be read."),
+    "certificate_not_accepted": Reason(401, "The client certificate is not one that is accepted here."),
+    "certificate_not_yet_valid": Reason(401, "The client certificate is not valid yet."),
+    "certificate_expired": Reason(401, "The client certificate has expired."),
     # A known caller who may not.
     "network_not_allowed": Reason(403, "This credential may not be used from this network address."),
     "route_not_allowed": Reason(403, "This credential may not be used for this method and path."),
@@ -47,6 +75,8 @@ REASONS: Final[dict[str, Reason]] = {
     "insufficient_scope": Reason(403, "The credential lacks a scope that this operation needs."),
     # No decision could be reached, which is a denial.
     "store_unavailable": Reason(503, "The credential could not be checked just now. Try again shortly.", retry_after=1.0),
+    "issuer_unavailable": Reason(503, "The issuer of the credential could not be asked just now. Try again shortly.", retry_after=1.0),
     "pepper_unavailable": Reason(503, "The credential could not be checked just now.", public="store_unavailable"),
     "check_failed": Reason(503, "The credential could not be checked just now.", public="store_unavailable"),
+    "upstream_credential_unavailable": Reason(503, "The service behind could not be asked just now. Try again shortly.", retry_after=1.0),
 }

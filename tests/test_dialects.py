@@ -218,7 +218,9 @@ def test_an_answer_that_a_layer_adds_to_is_not_remembered_with_the_addition() ->
     assert b"x-added" not in dict(render(Denial("key_unknown"), scope(), REQUEST)[1])
 
 
-# WWW-Authenticate (RFC 6750 §3, RFC 9110 §11.6.1).
+# WWW-Authenticate (RFC 6750 §3, RFC 9110 §11.6.1, RFC 9728 §5.1).
+
+LEADING = 'Bearer resource_metadata="https://x.example/about", scope="llm:use"'
 
 
 @pytest.mark.parametrize(
@@ -242,6 +244,39 @@ def test_an_answer_that_a_layer_adds_to_is_not_remembered_with_the_addition() ->
             Denial("missing_credential", challenges=("Bearer", "DPoP", "Bearer")), ["Bearer", "DPoP"], id="each once, without a code"
         ),
         pytest.param(Denial("key_expired"), [], id="none"),
+        pytest.param(
+            Denial("missing_credential", challenges=("Bearer", LEADING, "Basic", "bearer")), [LEADING, "Basic"], id="one that leads the way"
+        ),
+        pytest.param(
+            Denial("key_expired", challenges=("Bearer", LEADING)),
+            ['Bearer resource_metadata="https://x.example/about", scope="llm:use", error="invalid_token"'],
+            id="one that leads the way, with the error",
+        ),
+        pytest.param(
+            Denial("insufficient_scope", need="llm:admin", challenges=(LEADING, "Bearer")),
+            ['Bearer resource_metadata="https://x.example/about", scope="llm:admin", error="insufficient_scope"'],
+            id="the scopes that are needed, in place of those that everybody needs",
+        ),
+        pytest.param(
+            Denial("insufficient_scope", need='role "admin"', challenges=(LEADING,)),
+            ['Bearer resource_metadata="https://x.example/about", scope="llm:use", error="insufficient_scope"'],
+            id="words that are no scopes take the place of none",
+        ),
+        pytest.param(
+            Denial("key_expired", challenges=('bearer Realm=llm, ERROR="x"',)),
+            ['bearer realm="llm", error="invalid_token"'],
+            id="no error twice",
+        ),
+        pytest.param(
+            Denial("key_expired", challenges=('Bearer realm="a"', 'Bearer realm="b"')),
+            ['Bearer realm="a", error="invalid_token"', 'Bearer realm="b", error="invalid_token"'],
+            id="each realm",
+        ),
+        pytest.param(
+            Denial("key_expired", challenges=("Negotiate a==", "Bearer realm=")),
+            ["Negotiate a==", "Bearer realm="],
+            id="as it is where it cannot be read",
+        ),
     ],
 )
 def test_a_challenge_carries_the_error_of_a_bearer_credential(denial: Denial, expected: list[str]) -> None:
@@ -255,8 +290,11 @@ def test_words_that_are_no_scopes_cannot_end_the_parameter(need: str) -> None:
 
 @given(st.text(st.characters(codec="utf-8"), max_size=20), st.sampled_from(sorted(REASONS)))
 def test_a_challenge_is_always_well_formed(need: str, reason: str) -> None:
-    for value in challenges(Denial(reason, need=need, challenges=("Bearer", 'Bearer realm="x"', "Basic"))):
-        assert re.fullmatch(r'[A-Za-z]+( [a-z]+="[\x20\x21\x23-\x5b\x5d-\x7e]*"(, [a-z]+="[\x20\x21\x23-\x5b\x5d-\x7e]*")*)?', value)
+    for value in challenges(Denial(reason, need=need, challenges=("Bearer", 'Bearer realm="x"', LEADING, "Basic"))):
+        assert re.fullmatch(r'[A-Za-z]+( [a-z_]+="[\x20\x21\x23-\x5b\x5d-\x7e]*"(, [a-z_]+="[\x20\x21\x23-\x5b\x5d-\x7e]*")*)?', value)
+        # RFC 9110 §11.2: a parameter occurs once.
+        names = re.findall(r'([a-z_]+)="', value)
+        assert len(set(names)) == len(names)
 
 
 # Retry-After.

@@ -22,18 +22,25 @@ class Changes(NamedTuple):
         cursor: Where to ask from the next time.
         keys: The ids of the API keys that changed; None when they are too many to name, and everything may have.
         accounts: Whether an account changed.
+        revocations: Whether a token, a subject or an issuer's key was revoked, or such a revocation was lifted.
     """
 
     cursor: int
     keys: frozenset[str] | None = frozenset()
     accounts: bool = False
+    revocations: bool = False
+
+    @classmethod
+    def of_anything(cls, cursor: int) -> "Changes":
+        """Return what a store answers that cannot say what changed: everything may have."""
+        return cls(cursor=cursor, keys=None, accounts=True, revocations=True)
 
 
 class ChangeFeed(Protocol):
     """A store's record of its own changes."""
 
     async def changes(self, since: int | None) -> Changes:
-        """Return what changed after `since`; for None just the present cursor, with `keys=None` and `accounts=True`.
+        """Return what changed after `since`; for None just the present cursor, and that everything may have.
 
         Raises:
             StoreError: the store cannot be read.

@@ -1,4 +1,4 @@
-"""Shell completion: the scripts, and the ids of keys that a store knows."""
+"""Shell completion: the scripts, and the ids of keys and revocations that a store knows."""
 
 from typing import Final
 
@@ -30,6 +30,19 @@ def complete_key_id(context: click.Context, _parameter: click.Parameter, incompl
     ]
 
 
+def complete_revocation_id(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Return the ids of revocations that stand and begin with what was typed, among the newest thousand; like `complete_key_id`."""
+    try:
+        page = Target(context).run(lambda store: store.revocations.list(size=1000))
+    except (AuthmwError, OSError):
+        return []
+    return [
+        CompletionItem(revocation.id, help=printable(f"{revocation.kind} {revocation.value}"))
+        for revocation in page.revocations
+        if revocation.id.startswith(incomplete)
+    ]
+
+
 @click.command(
     epilog="""\b
 Put one of these into your shell's start file:
@@ -42,6 +55,6 @@ Put one of these into your shell's start file:
 def completion(context: click.Context, shell: str) -> None:
     """Print the completion script of a shell.
 
-    It completes commands, options, and the ids of keys.
+    It completes commands, options, and the ids of keys and revocations.
     """
     click.echo(_SHELLS[shell](context.find_root().command, {}, PROGRAM, VARIABLE).source(), nl=False)

@@ -12,6 +12,7 @@ from llm_authmw.cli.completion import PROGRAM, VARIABLE, completion
 from llm_authmw.cli.failures import error_object, fail, fail_usage
 from llm_authmw.cli.keys import keys
 from llm_authmw.cli.options import store_option
+from llm_authmw.cli.revoke import revoke
 from llm_authmw.errors import AuthmwError
 
 DONE: Final = 0
@@ -57,15 +58,17 @@ Examples:
   llm-authmw keys create --name ci --team blue --expires 30d
   llm-authmw keys list --unused-for 30d
   llm-authmw accounts block team blue
+  llm-authmw revoke subject https://id.example.com ann
 
 Exit codes: 0 done, 1 refused or failed, 2 a wrong command line, 130 Ctrl-C.""",
 )
 @click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 @store_option
 def program() -> None:
-    """Manage the API keys and accounts of an LLM proxy that is guarded by llm_authmw."""
+    """Manage the API keys, accounts and revoked tokens of an LLM proxy that is guarded by llm_authmw."""
 
 
 program.add_command(keys)
 program.add_command(accounts)
+program.add_command(revoke)
 program.add_command(completion)

@@ -1,4 +1,4 @@
-"""Keys and accounts as tables and as JSON objects. Neither holds a secret, because the records hold none."""
+"""Keys, accounts and revocations as tables and as JSON objects. Neither holds a secret, because the records hold none."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -11,6 +11,7 @@ from llm_authmw.cli.output import Column, emit, print_fields, print_table, say
 from llm_authmw.history import HistoryEntry
 from llm_authmw.keys.records import KeyRecord
 from llm_authmw.principal import DEFAULT_TENANT
+from llm_authmw.tokens.revocation_records import Revocation
 
 _MOMENTS = frozenset({"created_at", "rotated_at", "last_used_at", "not_before", "expires_at"})
 
@@ -137,6 +138,43 @@ def print_account(record: AccountRecord, history: Sequence[HistoryEntry], *, now
         ]
     )
     _print_history(history)
+
+
+def print_revocations(revocations: Sequence[Revocation], now: float) -> None:
+    """Print revocations as a table; what only some of them have only where it says something."""
+    tenants = any(revocation.tenant != DEFAULT_TENANT for revocation in revocations)
+    subjects = any(revocation.issued_before is not None for revocation in revocations)
+    lifted = any(revocation.lifted_at is not None for revocation in revocations)
+    columns = [
+        Column("ID"),
+        Column("KIND"),
+        Column("VALUE", "cut"),
+        Column("ISSUER", "cut"),
+        *([Column("TENANT", "cut")] if tenants else []),
+        *([Column("ISSUED UNTIL")] if subjects else []),
+        Column("REVOKED"),
+        Column("BY", "cut"),
+        *([Column("LIFTED"), Column("BY", "cut")] if lifted else []),
+        Column("EXPIRES"),
+        Column("NOTE", "cut"),
+    ]
+    rows = [
+        [
+            revocation.id,
+            revocation.kind,
+            revocation.value,
+            revocation.issuer,
+            *([revocation.tenant] if tenants else []),
+            *([None if revocation.issued_before is None else exact(revocation.issued_before)] if subjects else []),
+            relative(revocation.created_at, now),
+            revocation.actor,
+            *([None if revocation.lifted_at is None else relative(revocation.lifted_at, now), revocation.lifted_by] if lifted else []),
+            _when(revocation.expires_at, now),
+            revocation.note,
+        ]
+        for revocation in revocations
+    ]
+    print_table(columns, rows)
 
 
 def _print_history(history: Sequence[HistoryEntry]) -> None:

@@ -16,6 +16,8 @@ from llm_authmw.keys.service import KeyService
 from llm_authmw.keys.verifier import KeyVerifier
 from llm_authmw.stores.memory import MemoryBackend
 from llm_authmw.stores.sqlite import SQLiteBackend
+from llm_authmw.tokens.revocation_records import RevocationStore
+from llm_authmw.tokens.revocations import RevocationService
 
 PEPPER_VARIABLE: Final = "AUTHMW_PEPPER"
 
@@ -31,6 +33,11 @@ class Backend(Protocol):
     @property
     def accounts(self) -> AccountStore:
         """The accounts."""
+        ...
+
+    @property
+    def revocations(self) -> RevocationStore:
+        """The revoked tokens."""
         ...
 
     @property
@@ -50,7 +57,7 @@ class Backend(Protocol):
 
 
 class Store:
-    """One backend, and the handles on it: `keys` and `accounts`.
+    """One backend, and the handles on it: `keys`, `accounts` and `revocations`.
 
     Handles share one cache and one view of what others changed, so one `Store` serves any number of layers. It starts by
     itself on first use; `Stack` starts and closes it with the app, and `async with` does so in a program.
@@ -65,6 +72,7 @@ class Store:
             backend.keys, follower=follower, accounts=self.accounts, peppers=peppers, deadline=deadline, resource=self, clock=clock
         )
         self.keys: Final = KeyService(backend.keys, follower=follower, peppers=peppers, verifier=verifier, clock=clock)
+        self.revocations: Final = RevocationService(backend.revocations, follower=follower, deadline=deadline, resource=self, clock=clock)
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"

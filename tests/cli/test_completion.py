@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +54,17 @@ def test_ids_are_completed_with_their_names(complete: Complete, make_key: MakeKe
 
     assert {(named, "ci"), (other, "active")} == set(everything)
     assert [(named, "ci")] == complete("keys", "revoke", named[:9])
+
+
+def test_ids_of_revocations_are_completed_with_what_they_revoke(run: Run, complete: Complete, make_key: MakeKey) -> None:
+    make_key()
+    made = {
+        kind: json.loads(run("revoke", kind, "https://issuer.example", f"a {kind}", "--json").stdout)["id"] for kind in ("token", "key")
+    }
+
+    assert {(made[kind], f"{kind} a {kind}") for kind in made} == set(complete("revoke", "lift", ""))
+    assert [(made["key"], "key a key")] == complete("revoke", "lift", made["key"])
+    assert [] == complete("revoke", "lift", "--store", "sqlite:///missing.db", "rv-")
 
 
 def test_a_name_that_begins_like_what_was_typed_is_no_id(complete: Complete, make_key: MakeKey) -> None:

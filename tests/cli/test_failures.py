@@ -71,7 +71,7 @@ def test_an_error_in_json_is_one_object_on_stderr_and_nothing_on_stdout(
 
 
 def test_a_group_without_a_verb_prints_its_help_and_is_a_wrong_command_line(run: Run) -> None:
-    for arguments in ((), ("keys",), ("accounts",)):
+    for arguments in ((), ("keys",), ("accounts",), ("revoke",)):
         result = run(*arguments, exit_code=2)
         assert "" == result.stdout
         assert "Commands:" in result.stderr
@@ -87,6 +87,8 @@ def test_a_group_without_a_verb_prints_its_help_and_is_a_wrong_command_line(run:
         ("keys", "import", f"{KEY}'\\"),
         ("completion", KEY),
         ("accounts", "create", KEY, "x"),
+        ("revoke", "token", "https://issuer.example", "jti", KEY),
+        ("revoke", KEY),
         (KEY,),
     ],
 )

@@ -9,7 +9,7 @@ from llm_authmw.stores import Store
 
 Run = Callable[..., Result]
 
-READING = [("keys", "list"), ("keys", "show", "x"), ("accounts", "list"), ("accounts", "show", "team", "x")]
+READING = [("keys", "list"), ("keys", "show", "x"), ("accounts", "list"), ("accounts", "show", "team", "x"), ("revoke", "list")]
 CHANGING = [
     ("keys", "update", "x", "--name", "y"),
     ("keys", "rotate", "x"),
@@ -19,6 +19,10 @@ CHANGING = [
     ("accounts", "update", "team", "x", "--role", "y"),
     ("accounts", "block", "team", "x"),
     ("accounts", "unblock", "team", "x"),
+    ("revoke", "token", "https://issuer.example", "x"),
+    ("revoke", "subject", "https://issuer.example", "x"),
+    ("revoke", "key", "https://issuer.example", "x"),
+    ("revoke", "lift", "x"),
 ]
 
 

@@ -12,6 +12,7 @@ from llm_authmw.stores.memory import MemoryBackend
 from llm_authmw.stores.sqlite import SQLiteBackend
 from llm_authmw.stores.store import Backend
 from llm_authmw.testing import ManualClock
+from llm_authmw.tokens.revocation_records import Revocation
 
 
 @pytest.fixture
@@ -59,5 +60,21 @@ def entry() -> Callable[..., HistoryEntry]:
     def make(action: str = "create", **fields: Any) -> HistoryEntry:
         values: dict[str, Any] = {"at": 1.0, "actor": "ada", **fields}
         return HistoryEntry(action=action, **values)
+
+    return make
+
+
+@pytest.fixture
+def revocation() -> Callable[..., Revocation]:
+    def make(revocation_id: str = "rv-1", **fields: Any) -> Revocation:
+        values: dict[str, Any] = {
+            "kind": "token",
+            "issuer": "https://issuer.example",
+            "value": "jti",
+            "created_at": 1.0,
+            "actor": "ada",
+            **fields,
+        }
+        return Revocation(id=revocation_id, **values)
 
     return make

@@ -8,18 +8,20 @@ from llm_authmw.changes import Changes
 from llm_authmw.history import HistoryEntry
 from llm_authmw.keys.records import StoredKey
 from llm_authmw.stores.store import Backend
+from llm_authmw.tokens.revocation_records import Revocation
 
 pytestmark = pytest.mark.anyio
 
 MakeKey = Callable[..., StoredKey]
 MakeAccount = Callable[..., AccountRecord]
 MakeEntry = Callable[..., HistoryEntry]
+MakeRevocation = Callable[..., Revocation]
 
 
 async def test_without_a_cursor_everything_may_have_changed(backend: Backend, key: MakeKey, entry: MakeEntry, account: MakeAccount) -> None:
     for stored in (key("k1"), key("k2")):
         changes = await backend.feed.changes(None)
-        assert (None, True) == (changes.keys, changes.accounts)
+        assert (None, True, True) == (changes.keys, changes.accounts, changes.revocations)
         await backend.keys.write(stored, entry(), None)
     assert Changes(cursor=(await backend.feed.changes(None)).cursor) == await backend.feed.changes(
         (await backend.feed.changes(None)).cursor
@@ -58,6 +60,23 @@ async def test_a_change_of_an_account_is_told_without_naming_a_key(
     assert (frozenset({"k2"}), True) == (both.keys, both.accounts)
 
 
+async def test_a_change_of_a_revocation_is_told_without_naming_a_key_or_an_account(
+    backend: Backend, key: MakeKey, entry: MakeEntry, account: MakeAccount, revocation: MakeRevocation
+) -> None:
+    cursor = (await backend.feed.changes(None)).cursor
+    await backend.revocations.add(revocation("rv-1"))
+    added = await backend.feed.changes(cursor)
+    assert Changes(cursor=added.cursor, revocations=True) == added
+    await backend.revocations.lift("rv-1", tenant=None, at=1.0, actor="ada")
+    lifted = await backend.feed.changes(added.cursor)
+    assert Changes(cursor=lifted.cursor, revocations=True) == lifted
+    await backend.keys.write(key("rv-1"), entry(), None)
+    await backend.accounts.write(account("rv-1"), entry())
+    everything = await backend.feed.changes(cursor)
+    assert Changes(cursor=everything.cursor, keys=frozenset({"rv-1"}), accounts=True, revocations=True) == everything
+    assert (await backend.feed.changes(lifted.cursor)).revocations is False
+
+
 async def test_readers_go_on_each_from_their_own_cursor(backend: Backend, key: MakeKey, entry: MakeEntry) -> None:
     cursors = [(await backend.feed.changes(None)).cursor]
     for number in range(4):
@@ -75,7 +94,7 @@ async def test_a_cursor_that_the_store_did_not_give_means_that_everything_may_ha
     await backend.keys.write(key("k1"), entry(), None)
     cursor = (await backend.feed.changes(None)).cursor
     for foreign in (cursor + 1, cursor + 1_000_000, -1):
-        assert Changes(cursor=cursor, keys=None, accounts=True) == await backend.feed.changes(foreign)
+        assert Changes(cursor=cursor, keys=None, accounts=True, revocations=True) == await backend.feed.changes(foreign)
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # a thousand commits are enough
@@ -90,5 +109,5 @@ async def test_a_thousand_changes_are_named_and_one_more_are_too_many(
     assert (frozenset({"k1"}), False) == (thousand.keys, thousand.accounts)
     await backend.accounts.write(account("blue"), entry())
     more = await backend.feed.changes(cursor)
-    assert Changes(cursor=more.cursor, keys=None, accounts=True) == more
+    assert Changes(cursor=more.cursor, keys=None, accounts=True, revocations=True) == more
     assert Changes(cursor=more.cursor, accounts=True) == await backend.feed.changes(thousand.cursor)

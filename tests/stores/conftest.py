@@ -2,7 +2,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pytest
 from llm_authmw.history import HistoryEntry
 from llm_authmw.keys.hashing import Digest, sha256
 from llm_authmw.keys.records import KeyRecord, KeySecret, StoredKey
-from llm_authmw.stores.sqlite import SQLiteBackend, database
+from llm_authmw.stores.sqlite import SQLiteBackend, database, migrations
 
 ENTRY = HistoryEntry(at=1.0, action="create", actor="ada")
 
@@ -42,6 +42,23 @@ def key() -> Callable[..., StoredKey]:
 @pytest.fixture
 def entry() -> HistoryEntry:
     return ENTRY
+
+
+@pytest.fixture
+def first_form(path: Path, key: Callable[..., StoredKey], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Awaitable[int]]:
+    """Make the file as the first release did, with some keys in it, and return the cursor of its newest change."""
+
+    async def make(*ids: str) -> int:
+        with monkeypatch.context() as patch:
+            patch.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:1])
+            made = SQLiteBackend(str(path))
+            for key_id in ids:
+                await made.keys.write(key(key_id), ENTRY, None)
+            cursor = (await made.feed.changes(None)).cursor
+            await made.aclose()
+        return cursor
+
+    return make
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -135,6 +135,22 @@ async def test_several_processes_may_make_a_new_file_at_the_same_time(start: Sta
     page = await backend.keys.query(KeyQuery(now=1.0))
     assert {f"own-{number}" for number in range(PROCESSES)} == {record.id for record in page.keys}
     # All began in one and the same file: every cursor is one of its.
+    for cursor in cursors:
+        assert (await backend.feed.changes(cursor)).keys is not None
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_several_processes_may_upgrade_an_older_file_at_the_same_time(
+    start: Start, backend: SQLiteBackend, first_form: Callable[..., Awaitable[int]]
+) -> None:
+    before = await first_form("old")
+    processes = [start(STARTER, str(number)) for number in range(PROCESSES)]
+    all_go(processes)
+    cursors = [int(said(process)) for process in processes]
+    all_end(processes)
+    own = {f"own-{number}" for number in range(PROCESSES)}
+    assert own | {"old"} == {record.id for record in (await backend.keys.query(KeyQuery(now=1.0))).keys}
+    assert frozenset(own) == (await backend.feed.changes(before)).keys
     for cursor in cursors:
         assert (await backend.feed.changes(cursor)).keys is not None
 

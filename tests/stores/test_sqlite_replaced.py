@@ -40,7 +40,7 @@ async def test_a_copy_that_is_put_in_the_place_of_the_file_is_what_is_read(
     assert await backend.keys.find("old") is None
     assert key("new") == await backend.keys.find("new")
     changes = await backend.feed.changes(cursor)
-    assert (None, True) == (changes.keys, changes.accounts)
+    assert (None, True, True) == (changes.keys, changes.accounts, changes.revocations)
     assert await backend.keys.write(key("newer"), entry, None) is True
     assert frozenset({"newer"}) == (await backend.feed.changes(changes.cursor)).keys
 
@@ -84,7 +84,7 @@ async def test_a_copy_that_went_on_by_itself_takes_no_cursor_of_the_file_for_its
     await other_store(tmp_path / "copy.db", key("k1", revision=2, status="revoked"), key("k3"), key("k4"), entry=entry)
     put_in_place(tmp_path / "copy.db", path)
     changes = await backend.feed.changes(cursor)
-    assert (None, True) == (changes.keys, changes.accounts)
+    assert (None, True, True) == (changes.keys, changes.accounts, changes.revocations)
 
 
 async def test_changes_that_were_forgotten_mean_that_everything_may_have_changed(

@@ -1,9 +1,10 @@
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
-from llm_authmw.errors import Denial, StoreCorruptError, StoreReadOnlyError
+from llm_authmw.errors import Denial, StoreCorruptError, StoreReadOnlyError, StoreUnavailableError
 from llm_authmw.stores import Store, open_store
 from llm_authmw.testing import ManualClock
 
@@ -121,6 +122,56 @@ async def test_a_blocked_team_stops_its_keys_within_the_bound_in_another_store_o
     assert "account_blocked" == there.keys.verifier.judge(await there.keys.verifier.verify(presented))
     await here.aclose()
     await there.aclose()
+
+
+async def test_a_revoked_token_is_covered_at_once_here_and_within_the_bound_in_another_store_on_the_file(path: Path) -> None:
+    clock = ManualClock()
+    here, there = (open_store(f"sqlite:///{path}", bound=1.0, clock=clock) for _ in range(2))
+    token: dict[str, Any] = {"tenant": "default", "issuer": "https://i", "jti": "j", "subject": "s", "issued_at": 5.0, "kid": "k"}
+    for store in (here, there):
+        assert 1.0 == store.revocations.bound
+        assert store is store.revocations.resource
+        await store.revocations.refresh()
+        assert not store.revocations.covers(**token)
+    await here.revocations.revoke_key("https://i", "k")
+    assert (True, False) == (here.revocations.stale, there.revocations.stale)
+    clock.advance(1.0)
+    assert (True, True) == (here.revocations.stale, there.revocations.stale)
+    for store in (here, there):
+        await store.revocations.refresh()
+        assert store.revocations.covers(**token)
+    await here.aclose()
+    await there.aclose()
+
+
+async def test_what_was_revoked_is_revoked_after_the_store_was_closed(path: Path) -> None:
+    async with open_store(f"sqlite:///{path}") as store:
+        made = await store.revocations.revoke_token("https://i", "j")
+    async with open_store(f"sqlite:///{path}") as store:
+        assert (made,) == (await store.revocations.list()).revocations
+        await store.revocations.refresh()
+        assert store.revocations.covers(tenant="default", issuer="https://i", jti="j", subject=None, issued_at=None, kid=None)
+
+
+async def test_a_store_that_waits_for_its_file_refuses_to_say_what_is_revoked_within_the_deadline(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(url, deadline=0.01)
+    await store.revocations.refresh()
+    await store.revocations.revoke_token("https://i", "j")
+    allowed: list[float] = []
+
+    async def wait() -> None:
+        allowed.append(anyio.current_effective_deadline() - anyio.current_time())
+        await anyio.sleep_forever()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.revocations._store, "live", wait)
+        with anyio.fail_after(5), pytest.raises(StoreUnavailableError, match="did not answer in time"):
+            await store.revocations.refresh()
+    assert store.revocations.stale
+    assert allowed[0] <= 0.01
+    await store.aclose()
 
 
 async def test_a_store_that_fails_denies_what_it_had_let_through(path: Path) -> None:

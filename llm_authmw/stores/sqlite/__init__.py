@@ -7,16 +7,17 @@ from llm_authmw.stores.sqlite.accounts import SQLiteAccounts
 from llm_authmw.stores.sqlite.database import Database
 from llm_authmw.stores.sqlite.feed import SQLiteFeed
 from llm_authmw.stores.sqlite.keys import SQLiteKeys
+from llm_authmw.stores.sqlite.revocations import SQLiteRevocations
 
 __all__ = ["SQLiteBackend"]
 
 
 class SQLiteBackend:
-    """Keys and accounts in one SQLite file. The file is opened, and made, when it is first used.
+    """Keys, accounts and revocations in one SQLite file. The file is opened, and made, when it is first used.
 
     Args:
         path: The file; a relative path is taken from where the process is now.
-        clock: Gives the time that changes are dated with and idempotency keys are forgotten by.
+        clock: Gives the time that changes are dated with, and that idempotency keys and revocations are forgotten by.
 
     Raises:
         ConfigurationError: this Python's SQLite is older than 3.38, or the path is none.
@@ -26,6 +27,7 @@ class SQLiteBackend:
         self._database: Final = Database(path)
         self.keys: Final = SQLiteKeys(self._database, clock)
         self.accounts: Final = SQLiteAccounts(self._database, clock)
+        self.revocations: Final = SQLiteRevocations(self._database, clock)
         self.feed: Final = SQLiteFeed(self._database)
 
     def __repr__(self) -> str:

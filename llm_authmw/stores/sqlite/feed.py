@@ -1,4 +1,4 @@
-"""The table of changes: every write of a key or an account appends to it, and every process reads on from its own cursor."""
+"""The table of changes: every write of a key, an account or a revocation appends to it, and every process reads on from its own cursor."""
 
 import sqlite3
 from typing import Final, Literal
@@ -25,7 +25,9 @@ class SQLiteFeed:
         return await self._database.read(lambda connection: _changes(connection, since))
 
 
-def append_change(connection: sqlite3.Connection, facet: Literal["keys", "accounts"], tenant: str, name: str, at: float) -> None:
+def append_change(
+    connection: sqlite3.Connection, facet: Literal["keys", "accounts", "revocations"], tenant: str, name: str, at: float
+) -> None:
     """Note a change within the transaction that makes it, and forget the oldest one."""
     cursor = connection.execute("INSERT INTO changes (facet, tenant, id, at) VALUES (?, ?, ?, ?)", (facet, tenant, name, at))
     connection.execute("DELETE FROM changes WHERE seq <= ?", ((cursor.lastrowid or 0) - MAX_KEPT_CHANGES,))
@@ -39,12 +41,17 @@ def _changes(connection: sqlite3.Connection, since: int | None) -> Changes:
             "SELECT seq, mark, facet, id FROM changes WHERE seq >= ? ORDER BY seq LIMIT ?", (since >> _MARK_BITS, MAX_NAMED_CHANGES + 2)
         ).fetchall()
         if rows and _cursor(rows[0]) == since and len(rows) <= MAX_NAMED_CHANGES + 1:
-            keys = frozenset(row["id"] for row in rows[1:] if row["facet"] == "keys")
-            return Changes(cursor=_cursor(rows[-1]), keys=keys, accounts=any(row["facet"] == "accounts" for row in rows[1:]))
+            facets = {row["facet"] for row in rows[1:]}
+            return Changes(
+                cursor=_cursor(rows[-1]),
+                keys=frozenset(row["id"] for row in rows[1:] if row["facet"] == "keys"),
+                accounts="accounts" in facets,
+                revocations="revocations" in facets,
+            )
     newest = connection.execute("SELECT seq, mark FROM changes WHERE seq = (SELECT max(seq) FROM changes)").fetchone()
     if newest is None:
         raise sqlite3.DataError("the changes are gone")
-    return Changes(cursor=_cursor(newest), keys=None, accounts=True)
+    return Changes.of_anything(_cursor(newest))
 
 
 def _cursor(row: sqlite3.Row) -> int:

@@ -4,7 +4,8 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-from llm_authmw.errors import StoreCorruptError
+from llm_authmw.errors import StoreCorruptError, StoreReadOnlyError
+from llm_authmw.stores.sqlite.errors import primary_code
 
 APPLICATION_ID: Final = 0x61_75_74_68
 """`auth`, in the file's header: what tells our files from everybody else's."""
@@ -138,7 +139,30 @@ _FIRST: Final = (
     "INSERT INTO changes (facet, tenant, id, at) VALUES ('file', '', '', 0)",
 )
 
-MIGRATIONS: Final = (_FIRST,)
+_SECOND: Final = (
+    """
+    CREATE TABLE revocations (
+        tenant TEXT NOT NULL,
+        id TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        issuer TEXT NOT NULL,
+        value TEXT NOT NULL,
+        issued_before REAL,
+        expires_at REAL,
+        created_at REAL NOT NULL,
+        actor TEXT NOT NULL,
+        note TEXT,
+        lifted_at REAL,
+        lifted_by TEXT,
+        PRIMARY KEY (tenant, id)
+    ) STRICT, WITHOUT ROWID
+    """,
+    "CREATE UNIQUE INDEX revocations_standing ON revocations (tenant, kind, issuer, value) WHERE lifted_at IS NULL",
+    "CREATE INDEX revocations_by_age ON revocations (tenant, created_at, id)",
+    "CREATE INDEX revocations_by_end ON revocations (tenant, expires_at) WHERE expires_at IS NOT NULL",
+)
+
+MIGRATIONS: Final = (_FIRST, _SECOND)
 
 
 def version_of(connection: sqlite3.Connection, path: Path) -> int:
@@ -168,6 +192,7 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
 
     Raises:
         StoreCorruptError: it is not ours, or is newer than this release.
+        StoreReadOnlyError: it is of an older form, and cannot be written.
         sqlite3.Error: it cannot be read or, where that is necessary, written.
     """
     # Seen in one transaction: between two of them, another process may be the one that migrates.
@@ -176,6 +201,18 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("COMMIT")
     if version == len(MIGRATIONS):
         return
+    try:
+        _migrate(connection, path)
+    except sqlite3.Error as error:
+        if version == 0 or primary_code(error) != sqlite3.SQLITE_READONLY:
+            raise
+        raise StoreReadOnlyError(
+            f"{path} has the form of an older release (form {version}, this one has {len(MIGRATIONS)}) and cannot be written. "
+            "Open it once where it can be: llm-authmw keys list"
+        ) from error
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("BEGIN IMMEDIATE")
     for statements in MIGRATIONS[version_of(connection, path) :]:
         for statement in statements:

@@ -1,74 +1,20 @@
-"""A store in memory, for tests and for one process whose keys need not outlive it."""
+"""API keys in memory."""
 
 import threading
-from collections import deque
 from collections.abc import Sequence
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 
-from llm_authmw.accounts.protocols import AccountPage, AccountQuery
-from llm_authmw.accounts.records import AccountKind, AccountRecord, AccountRef
-from llm_authmw.changes import Changes
-from llm_authmw.clock import SYSTEM_CLOCK, Clock
+from llm_authmw.clock import Clock
 from llm_authmw.errors import ConflictError
 from llm_authmw.history import HistoryEntry
 from llm_authmw.keys.hashing import Digest
 from llm_authmw.keys.protocols import IDEMPOTENCY_TTL, Idempotency, KeyPage, KeyQuery, KeyUse, Replay
 from llm_authmw.keys.records import KeyRecord, StoredKey
 from llm_authmw.stores.cursors import read_cursor, write_cursor
-
-Record = TypeVar("Record", KeyRecord, AccountRecord)
-
-MAX_NAMED_CHANGES: Final = 1000
-"""Changes that an answer names one by one; beyond that, everything may have changed."""
-
-
-class MemoryBackend:
-    """Keys and accounts in dictionaries. They live as long as this object does.
-
-    Args:
-        clock: Gives the time that idempotency keys are forgotten by.
-    """
-
-    def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
-        # A process may run several event loops, each in a thread of its own. Nothing waits while it holds the lock.
-        lock = threading.Lock()
-        self.feed: Final = MemoryFeed(lock)
-        self.keys: Final = MemoryKeys(lock, self.feed, clock)
-        self.accounts: Final = MemoryAccounts(lock, self.feed)
-
-    def __repr__(self) -> str:
-        return "MemoryBackend()"
-
-    async def start(self) -> None:
-        """There is nothing to open."""
-
-    async def aclose(self) -> None:
-        """There is nothing to close: what was kept is there on the next use."""
-
-
-class MemoryFeed:
-    """The newest changes, oldest first, and how many there have ever been."""
-
-    def __init__(self, lock: threading.Lock) -> None:
-        self._lock: Final = lock
-        self._newest: Final[deque[str | None]] = deque(maxlen=MAX_NAMED_CHANGES)
-        self._count = 0
-
-    def append(self, key_id: str | None) -> None:
-        """Note a change of a key, or of an account where the id is None; the caller holds the lock."""
-        self._newest.append(key_id)
-        self._count += 1
-
-    async def changes(self, since: int | None) -> Changes:
-        """See `ChangeFeed`."""
-        with self._lock:
-            missed = None if since is None else self._count - since
-            if missed is None or not 0 <= missed <= len(self._newest):
-                return Changes(cursor=self._count, keys=None, accounts=True)
-            changed = list(self._newest)[len(self._newest) - missed :]
-            return Changes(cursor=self._count, keys=frozenset(key_id for key_id in changed if key_id is not None), accounts=None in changed)
+from llm_authmw.stores.memory.copies import copied
+from llm_authmw.stores.memory.feed import MemoryFeed
 
 
 class MemoryKeys:
@@ -138,7 +84,7 @@ class MemoryKeys:
             self._history.setdefault(key_id, []).append(msgspec.json.encode(entry))
             if idempotency is not None:
                 self._remember(idempotency, Replay(key_id, idempotency.fingerprint))
-            self._feed.append(key_id)
+            self._feed.append("keys", key_id)
             return True
 
     def _merged(self, stored: StoredKey, present: StoredKey | None) -> StoredKey:
@@ -177,55 +123,13 @@ class MemoryKeys:
             records.sort(key=_age, reverse=True)
             if before is not None:
                 records = [record for record in records if _age(record) < before]
-            page = tuple(_copied(record) for record in records[: query.size])
+            page = tuple(copied(record) for record in records[: query.size])
             return KeyPage(page, write_cursor(_age(page[-1])) if len(records) > query.size else None)
 
     async def history(self, key_id: str) -> tuple[HistoryEntry, ...]:
         """See `KeyStore`."""
         with self._lock:
             return tuple(msgspec.json.decode(entry, type=HistoryEntry) for entry in self._history.get(key_id, ()))
-
-
-class MemoryAccounts:
-    """See `AccountStore`."""
-
-    def __init__(self, lock: threading.Lock, feed: MemoryFeed) -> None:
-        self._lock: Final = lock
-        self._feed: Final = feed
-        self._accounts: Final[dict[AccountRef, AccountRecord]] = {}
-        self._history: Final[dict[AccountRef, list[bytes]]] = {}
-
-    async def find(self, ref: AccountRef) -> AccountRecord | None:
-        """See `AccountStore`."""
-        with self._lock:
-            record = self._accounts.get(ref)
-            return None if record is None else _copied(record)
-
-    async def write(self, record: AccountRecord, entry: HistoryEntry) -> bool:
-        """See `AccountStore`."""
-        with self._lock:
-            present = self._accounts.get(record.ref)
-            if record.revision != (1 if present is None else present.revision + 1):
-                return False
-            self._accounts[record.ref] = _copied(record)
-            self._history.setdefault(record.ref, []).append(msgspec.json.encode(entry))
-            self._feed.append(None)
-            return True
-
-    async def query(self, query: AccountQuery) -> AccountPage:
-        """See `AccountStore`."""
-        after = None if query.after is None else AccountRef(*read_cursor(query.after, tuple[str, AccountKind, str, str]))
-        with self._lock:
-            found = sorted(
-                ref for ref, record in self._accounts.items() if (after is None or ref > after) and _account_matches(record, query)
-            )
-            page = tuple(_copied(self._accounts[ref]) for ref in found[: query.size])
-            return AccountPage(page, write_cursor(page[-1].ref) if len(found) > query.size else None)
-
-    async def history(self, ref: AccountRef) -> tuple[HistoryEntry, ...]:
-        """See `AccountStore`."""
-        with self._lock:
-            return tuple(msgspec.json.decode(entry, type=HistoryEntry) for entry in self._history.get(ref, ()))
 
 
 def _matches(record: KeyRecord, query: KeyQuery) -> bool:
@@ -251,15 +155,6 @@ def _matches(record: KeyRecord, query: KeyQuery) -> bool:
     return sought in (record.name or "").casefold() or record.id.casefold().startswith(sought)
 
 
-def _account_matches(record: AccountRecord, query: AccountQuery) -> bool:
-    return (
-        query.tenant in (None, record.tenant)
-        and query.kind in (None, record.kind)
-        and query.status in (None, record.status)
-        and (query.search is None or query.search.casefold() in record.name.casefold())
-    )
-
-
 def _age(record: KeyRecord) -> tuple[float, str]:
     return record.created_at, record.id
 
@@ -268,10 +163,5 @@ def _later(one: float | None, other: float | None) -> float | None:
     return other if one is None else one if other is None else max(one, other)
 
 
-def _copied(record: Record) -> Record:
-    # Records are frozen, but their metadata is a dictionary, and nobody outside may write into ours.
-    return msgspec.structs.replace(record, metadata=dict(record.metadata))
-
-
 def _copy(stored: StoredKey | None) -> StoredKey | None:
-    return None if stored is None else StoredKey(record=_copied(stored.record), secrets=stored.secrets)
+    return None if stored is None else StoredKey(record=copied(stored.record), secrets=stored.secrets)

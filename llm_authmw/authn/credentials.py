@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from llm_authmw.errors import Denial
+from llm_authmw.errors import ConfigurationError, Denial
 
 AUTHORIZATION: Final = b"authorization"
 KEY_HEADERS: Final = frozenset({b"x-api-key", b"api-key", b"x-goog-api-key"})
@@ -60,8 +60,9 @@ MAX_CREDENTIAL: Final = 16_384
 
 _SUBPROTOCOL: Final = SUBPROTOCOL.encode()
 _AUTHORIZATION: Final = re.compile(rb"([A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]*) +([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)")
-_WORD: Final = re.compile(rb"[\x21-\x7e]+")
-_BEARER: Final = re.compile(rb"[Bb]earer ([\x21-\x7e]+)")
+_HEADER_NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
+_BEARER: Final = (b"Bearer ", b"bearer ")
+_VISIBLE: Final = bytes(range(0x21, 0x7F))
 
 
 class Credential(msgspec.Struct, frozen=True, gc=False):
@@ -110,8 +111,24 @@ def find_credential(scope: Any, headers: frozenset[bytes], query_parameters: fro
     if len(value) > MAX_CREDENTIAL:
         return Denial("malformed_credential")
     if channel != AUTHORIZATION:
-        return Credential(channel, b"", value) if _WORD.fullmatch(value) else Denial("malformed_credential")
+        return Credential(channel, b"", value) if _is_word(value) else Denial("malformed_credential")
     return _authorization(value)
+
+
+def header_channel(option: str, header: object) -> bytes:
+    """Return the channel that a further header is.
+
+    Raises:
+        ConfigurationError: it is not the name of a header in lower case, is looked at anyway, or means something else to servers.
+    """
+    if not isinstance(header, str) or _HEADER_NAME.fullmatch(header) is None:
+        raise ConfigurationError(option, f"{header!r} is not the name of a header in lower case (RFC 9110 §5.1)")
+    name = header.encode()
+    if name in CALLER_HEADERS:
+        raise ConfigurationError(option, f"{header!r} is accepted anyway: leave the option out")
+    if name in NEVER_A_CREDENTIAL:
+        raise ConfigurationError(option, f"{header!r} means something else to servers")
+    return name
 
 
 def query_channel(parameter: str) -> bytes:
@@ -120,20 +137,24 @@ def query_channel(parameter: str) -> bytes:
 
 
 def _authorization(value: bytes) -> Credential | Denial:
-    usual = _BEARER.fullmatch(value)
-    if usual is not None:
-        return Credential(AUTHORIZATION, b"bearer", usual[1])
+    if value[:7] in _BEARER and _is_word(token := value[7:]):
+        return Credential(AUTHORIZATION, b"bearer", token)
     match = _AUTHORIZATION.fullmatch(value)
     if match is None:
         # One word alone is a key that somebody put there without a scheme: well-formed, and accepted by nobody. `Bearer`
         # alone is a client whose key is empty.
-        if _WORD.fullmatch(value) and value.lower() != b"bearer":
+        if _is_word(value) and value.lower() != b"bearer":
             return Credential(AUTHORIZATION, b"none", value)
         return Denial("malformed_credential")
     scheme, token = match[1].lower(), match[2]
     if scheme == b"bearer" and b" " in token:
         return Denial("malformed_credential")
     return Credential(AUTHORIZATION, scheme, token)
+
+
+def _is_word(value: bytes) -> bool:
+    # Not by a regular expression: those look at each character, and a token has hundreds.
+    return value != b"" and not value.translate(None, _VISIBLE)
 
 
 def _subprotocols(scope: Any) -> list[tuple[bytes, bytes]]:

@@ -2,14 +2,14 @@
 
 import hmac
 import math
-import re
-from typing import ClassVar, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
 from llm_authmw.asgi import ASGIApp, Scope
-from llm_authmw.authn.credentials import AUTHORIZATION, CALLER_HEADERS, KEY_HEADERS, NEVER_A_CREDENTIAL, query_channel
+from llm_authmw.authn.credentials import AUTHORIZATION, KEY_HEADERS, header_channel, query_channel
 from llm_authmw.authn.layer import AuthenticationLayer, check_failed
+from llm_authmw.authn.restrictions import restriction
 from llm_authmw.authn.run import Run
 from llm_authmw.context import RequestContext
 from llm_authmw.errors import ConfigurationError, Denial
@@ -19,9 +19,9 @@ from llm_authmw.keys.known import KnownKey
 from llm_authmw.keys.protocols import Keys, KeyVerification
 from llm_authmw.keys.static import StaticKeys
 from llm_authmw.keys.strength import check_chosen_key
-from llm_authmw.network import TrustedProxies, in_networks
-from llm_authmw.patterns import canonical_route, route_allowed
+from llm_authmw.network import TrustedProxies
 from llm_authmw.principal import KEYS_REALM, Assurance, Principal
+from llm_authmw.protected_resource import ProtectedResource
 from llm_authmw.resource import Resource
 from llm_authmw.secrets import Secret, resolve_secret
 
@@ -29,7 +29,6 @@ MASTER_ROLE: Final = "proxy_admin"
 _BOUND_OF_AN_END: Final = 1.0
 """Seconds between two looks at an open stream whose key can do nothing but expire."""
 
-_TOKEN: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 _PREFIX: Final = DEFAULT_PREFIX.encode()
 
 
@@ -50,13 +49,14 @@ class KeyAuthMiddleware(AuthenticationLayer):
         imported: Look up strings that are not of our own form, for keys that were imported from another proxy.
         disclosure: "uniform" tells unknown, wrong, blocked, revoked and expired keys nothing but that they are not valid;
             "exact" tells which, once the secret has been proven right.
+        resource: What this service is called to clients that look for the way to log in (RFC 9728).
         trusted_proxies: Whose word about the client's address is taken, where no `Stack` says it for all layers.
 
     Raises:
         ConfigurationError: an option is wrong or would be ignored, the master key is weak, or the layer is misplaced.
     """
 
-    challenge: ClassVar[str] = "Bearer"
+    challenge = "Bearer"
 
     def __init__(
         self,
@@ -69,6 +69,7 @@ class KeyAuthMiddleware(AuthenticationLayer):
         master_key: str | Secret | None = None,
         imported: bool = False,
         disclosure: Literal["uniform", "exact"] = "uniform",
+        resource: ProtectedResource | None = None,
         trusted_proxies: TrustedProxies | None = None,
     ) -> None:
         if not hasattr(keys, "verifier"):
@@ -84,8 +85,9 @@ class KeyAuthMiddleware(AuthenticationLayer):
         super().__init__(
             app,
             required=required,
+            resource=resource,
             trusted_proxies=trusted_proxies,
-            headers=frozenset() if header is None else frozenset({_header_name(header)}),
+            headers=frozenset() if header is None else frozenset({header_channel("header", header)}),
             query_parameters=frozenset() if query_parameter is None else frozenset({query_parameter}),
         )
         self._verifier: Final[KeyVerification] = keys.verifier
@@ -142,18 +144,7 @@ class KeyAuthMiddleware(AuthenticationLayer):
         return known.principal
 
     def _refusal(self, known: KnownKey, scope: Scope, context: RequestContext) -> Denial | None:
-        reason = self._verifier.judge(known)
-        if reason is None:
-            if known.networks is not None:
-                address = context.client_address(scope)
-                if address is None or not in_networks(address, known.networks):
-                    reason = "network_not_allowed"
-            if reason is None and known.routes is not None:
-                route = canonical_route(scope)
-                if route is None:
-                    reason = "ambiguous_path"
-                elif not route_allowed(known.routes, *route):
-                    reason = "route_not_allowed"
+        reason = self._verifier.judge(known) or restriction(known.networks, known.routes, scope, context)
         if reason is None:
             return None
         proven = known.key_id is not None
@@ -210,14 +201,3 @@ _MASTER: Final = Principal(
 
 def _looks_like_a_key(presented: bytes) -> bool:
     return presented.startswith(_PREFIX) or parse_key(presented.decode("ascii", "replace")) is not None
-
-
-def _header_name(header: str) -> bytes:
-    if type(header) is not str or _TOKEN.fullmatch(header) is None:
-        raise ConfigurationError("header", f"{header!r} is not the name of a header in lower case (RFC 9110 §5.1)")
-    name = header.encode()
-    if name in CALLER_HEADERS:
-        raise ConfigurationError("header", f"{header!r} is accepted anyway: leave the option out")
-    if name in NEVER_A_CREDENTIAL:
-        raise ConfigurationError("header", f"{header!r} means something else to servers")
-    return name

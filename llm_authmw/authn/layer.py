@@ -5,13 +5,14 @@ authentication layer of ours. The last layer of such a run denies unless somebod
 required. What one run has decided does not count for another one further in.
 """
 
+import copy
 import traceback
-from typing import Any, ClassVar, Final
+from functools import cached_property
+from typing import Any, Final
 
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import BaseRoute, Router
 
-from llm_authmw.asgi import ASGIApp, Receive, Scope, Send, send_denial, unwrap
+from llm_authmw.asgi import ASGIApp, Receive, Scope, Send, layers_inside, send_denial, unwrap
 from llm_authmw.authn.credentials import AUTHORIZATION, CALLER_HEADERS, NEVER_A_CREDENTIAL, find_credential
 from llm_authmw.authn.guard import Guard
 from llm_authmw.authn.run import Run
@@ -19,10 +20,8 @@ from llm_authmw.context import Decision, RequestContext, logger, publish, unpubl
 from llm_authmw.errors import ConfigurationError, Denial
 from llm_authmw.network import TrustedProxies
 from llm_authmw.principal import ANONYMOUS, Principal
+from llm_authmw.protected_resource import ProtectedResource, ProtectedResourceMiddleware
 from llm_authmw.resource import Resource
-
-_MAX_LAYERS: Final = 64
-"""How far in the constructor looks for a misplaced layer."""
 
 
 class AuthenticationLayer:
@@ -35,14 +34,17 @@ class AuthenticationLayer:
         trusted_proxies: Whose word about the client's address is taken, where no `Stack` says it for all layers.
         headers: Further headers that carry a caller's credential, in lower case.
         query_parameters: Query parameters that do.
+        resource: What this service is called to clients that look for the way to log in (RFC 9728); it goes into the challenge.
 
     Raises:
         ConfigurationError: something foreign stands between two of our authentication layers, CORS stands inside, two layers
             of one kind stand side by side, or two of them say whose word about addresses is taken.
     """
 
-    challenge: ClassVar[str]
+    challenge: str
     """What the layer would accept, for `WWW-Authenticate` (RFC 9110 §11.6.1)."""
+    edge: bool = False
+    """Whether what it judges is a fact that the connection or a proxy adds: it may accompany a caller's own credential."""
 
     def __init__(
         self,
@@ -52,6 +54,7 @@ class AuthenticationLayer:
         trusted_proxies: TrustedProxies | None = None,
         headers: frozenset[bytes] = frozenset(),
         query_parameters: frozenset[str] = frozenset(),
+        resource: ProtectedResource | None = None,
     ) -> None:
         if not isinstance(required, bool):
             raise ConfigurationError("required", "is True or False")
@@ -59,6 +62,10 @@ class AuthenticationLayer:
             raise ConfigurationError("trusted_proxies", "takes TrustedProxies([…])")
         if not headers.isdisjoint(NEVER_A_CREDENTIAL):
             raise ConfigurationError("headers", f"{min(headers & NEVER_A_CREDENTIAL)!r} means something else to servers")
+        if resource is not None:
+            if not isinstance(resource, ProtectedResource):
+                raise ConfigurationError("resource", "takes ProtectedResource(…)")
+            self.challenge = resource.challenge
         self.app: Final = app
         self.required: Final = required
         self.trusted_proxies: Final = trusted_proxies
@@ -79,6 +86,23 @@ class AuthenticationLayer:
     def resources(self) -> tuple[Resource, ...]:
         """What the app's lifespan starts and closes."""
         return ()
+
+    @property
+    def edge_headers(self) -> frozenset[bytes]:
+        """The headers that it takes an edge's word from, in lower case: an app behind may take them for the edge's too."""
+        return frozenset()
+
+    @cached_property
+    def read_headers(self) -> frozenset[bytes]:
+        """All headers that the layers of the run, from this one inwards, look into."""
+        further_in = frozenset[bytes]() if self.neighbour is None else self.neighbour.read_headers
+        return self.headers | self.edge_headers | further_in
+
+    def problem_beside(self, inner: "AuthenticationLayer") -> str | None:
+        """Say why this layer must not stand outside of another one of the same run, or None."""
+        if type(inner) is type(self) and inner.edge == self.edge:
+            return f"two {self.name} stand side by side, and the second would never see a credential: give one of them both"
+        return None
 
     async def authenticate(self, scope: Scope, context: RequestContext, run: Run) -> Principal | Denial | None:
         """Judge this layer's credential.
@@ -105,9 +129,9 @@ class AuthenticationLayer:
             found = find_credential(scope, self.headers, self.query_parameters)
             if isinstance(found, Denial):
                 outcome, found = found, None
-            run = context.authentication = Run(found)
+            run = context.authentication = Run(found, outer=run, headers=self.read_headers, query_parameters=self.query_parameters)
         run.expected = None
-        if outcome is None and run.principal is None:
+        if outcome is None and (run.principal is None or self.edge):
             try:
                 outcome = _checked(await self.authenticate(scope, context, run))
             except Denial as raised:
@@ -123,8 +147,12 @@ class AuthenticationLayer:
                 run.challenges.append(self.challenge)
             context.decisions.append(Decision(self.name, "passed"))
         else:
-            run.principal = outcome
+            if not self.edge:
+                run.principal = outcome
+            elif run.edge is None:
+                run.edge = outcome
             context.decisions.append(Decision(self.name, "allowed", None, outcome.credential_id, run.mark))
+            run.mark = None
         if self.neighbour is not None:
             run.expected = self.neighbour
             # Again, since somebody outside may have sent two copies of the scope on at once: each goes on with its own run.
@@ -143,11 +171,17 @@ class AuthenticationLayer:
             context.principal = run.principal
             return None
         if run.credential is not None:
+            # Whatever an edge says: the caller presented something, and nobody has found it good.
             bearer = run.credential.channel == AUTHORIZATION and run.credential.scheme == b"bearer"
             return Denial("invalid_token" if bearer else "credential_not_accepted")
+        if run.edge is not None:
+            context.principal, run.standing = run.edge, run.edge_standing
+            return None
         return Denial("missing_credential") if run.pending else None
 
     async def _deny(self, scope: Scope, send: Send, context: RequestContext, run: Run, denial: Denial) -> None:
+        # A copy: a denial may be a constant of the layer that returned it, or of a user's own function.
+        denial = copy.copy(denial)
         denial.layer = denial.layer or self.name
         if denial.status in (400, 401) and not denial.challenges:
             denial.challenges = (*run.challenges, self.challenge)
@@ -172,28 +206,27 @@ class AuthenticationLayer:
     def _check_the_run(self) -> None:
         layer = self.neighbour
         while layer is not None:
-            if type(layer) is type(self):
-                raise ConfigurationError(
-                    self.name, f"two {self.name} stand side by side, and the second would never see a credential: give one of them both"
-                )
+            problem = self.problem_beside(layer)
+            if problem is not None:
+                raise ConfigurationError(self.name, problem)
             if layer.trusted_proxies is not None and self.trusted_proxies is not None:
                 raise ConfigurationError("trusted_proxies", f"is given to {self.name} and to {layer.name} beside it: give it to the Stack")
             layer = layer.neighbour
 
     def _check_what_stands_inside(self, app: Any) -> None:
-        for _ in range(_MAX_LAYERS):
-            # A mount or a router is an app of its own: an authentication layer behind it decides anew, on purpose.
-            if app is None or isinstance(app, BaseRoute | Router):
-                return
-            if isinstance(app, CORSMiddleware):
+        for layer in layers_inside(app):
+            if isinstance(layer, CORSMiddleware):
                 raise ConfigurationError(
                     self.name, "CORSMiddleware stands inside, so preflights would be denied: put it outside of authentication"
                 )
-            if isinstance(app, AuthenticationLayer):
+            if isinstance(layer, ProtectedResourceMiddleware):
                 raise ConfigurationError(
-                    self.name, f"something foreign stands between it and {app.name}: put authentication layers side by side"
+                    self.name, "ProtectedResourceMiddleware stands inside, so nobody could read it: put it outside of authentication"
                 )
-            app = unwrap(getattr(app, "app", None))
+            if isinstance(layer, AuthenticationLayer):
+                raise ConfigurationError(
+                    self.name, f"something foreign stands between it and {layer.name}: put authentication layers side by side"
+                )
 
 
 def _checked(outcome: Any) -> Principal | Denial | None:
@@ -202,7 +235,7 @@ def _checked(outcome: Any) -> Principal | Denial | None:
     Raises:
         TypeError: it is no such thing, or a principal who is nobody: neither may become a caller.
     """
-    if (isinstance(outcome, Principal) and outcome.is_authenticated) or outcome is None or isinstance(outcome, Denial):
+    if outcome is None or isinstance(outcome, Denial) or (isinstance(outcome, Principal) and outcome.is_authenticated):
         return outcome
     raise TypeError("authenticate() returns a principal who is somebody, a Denial, or None")
 

@@ -39,9 +39,16 @@ class Run(msgspec.Struct, eq=False):
         credential: What the caller presented.
         pending: Whether a required layer let the request pass without its credential.
         challenges: What the layers that found no credential would accept, for `WWW-Authenticate`.
-        principal: Who is calling, once a layer has found out.
+        principal: Who is calling, once a layer has judged the caller's own credential.
         standing: Whether that still holds later on.
+        edge: Who an edge fact says is calling: a client certificate, a proxy's headers, a signed assertion. It counts where the
+            caller presents no credential of its own.
+        edge_standing: Whether the edge fact still holds later on.
+        certificate: SHA-256 of the client's certificate, wherever one was proven: what a token may be bound to (RFC 8705 §3).
         mark: What a reader of the record should notice.
+        headers: The headers that its layers look into, in lower case: whoever hands the request on to somebody else removes them.
+        query_parameters: The query parameters that they do.
+        outer: The run further out, where this one decides anew.
     """
 
     credential: Credential | None
@@ -50,4 +57,10 @@ class Run(msgspec.Struct, eq=False):
     challenges: list[str] = []
     principal: Principal | None = None
     standing: Standing | None = None
+    edge: Principal | None = None
+    edge_standing: Standing | None = None
+    certificate: bytes | None = None
     mark: str | None = None
+    headers: frozenset[bytes] = frozenset()
+    query_parameters: frozenset[str] = frozenset()
+    outer: "Run | None" = None

@@ -1,4 +1,4 @@
-"""For tests of your own, and of ours: a clock that stands still, a raw ASGI driver, a mock provider, principals."""
+"""For tests of your own, and of ours: a clock that stands still, a raw ASGI driver, an issuer, a mock provider, principals."""
 
 from llm_authmw.testing.asgi import (
     Exchange,
@@ -14,6 +14,7 @@ from llm_authmw.testing.asgi import (
     websocket,
 )
 from llm_authmw.testing.clock import ManualClock
+from llm_authmw.testing.issuer import SigningKey, TestIssuer, make_signing_key, sign
 from llm_authmw.testing.principals import fake_principal
 from llm_authmw.testing.provider import MockProvider, SeenRequest, StreamDropped
 
@@ -26,12 +27,16 @@ __all__ = [
     "ProtocolError",
     "Response",
     "SeenRequest",
+    "SigningKey",
     "StreamDropped",
+    "TestIssuer",
     "WebSocket",
     "WebSocketClosed",
     "fake_principal",
     "lifespan",
+    "make_signing_key",
     "request",
+    "sign",
     "stream",
     "websocket",
 ]

@@ -1,7 +1,5 @@
 import functools
-import importlib.util
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,21 +13,21 @@ import pytest
 
 from llm_authmw import CreatedKey, open_store
 from llm_authmw.testing.servers import RunningServer, ServerName, serve
+from tests.peers import issuers
+from tests.peers.certificates import Certificates
+from tests.peers.issuers import HostileIssuer, OidcProvider
+from tests.peers.needs import need
+from tests.peers.nginx import FrontProxy, nginx
+from tests.peers.sockets import SocketServer, serve_on_socket
 
 APPS = Path(__file__).parent / "apps"
+PEER_APPS = Path(issuers.__file__).parent / "apps"
 PACKAGES: dict[ServerName, tuple[str, ...]] = {
     "uvicorn-h11": ("uvicorn", "h11", "websockets", "wsproto"),
     "uvicorn-httptools": ("uvicorn", "httptools", "websockets"),
     "hypercorn": ("hypercorn", "h2"),
     "granian": ("granian",),
 }
-
-
-def need(*packages: str) -> None:
-    """Skip the test if a package is missing, and fail it in CI, which installs all of them."""
-    missing = [package for package in packages if importlib.util.find_spec(package) is None]
-    if missing:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"needs what is not installed: {', '.join(missing)}")
 
 
 @pytest.fixture(scope="session", name="need")
@@ -42,9 +40,9 @@ def start_server() -> Iterator[Callable[..., RunningServer]]:
     """Starts servers for the apps in `apps/`, with the arguments of `llm_authmw.testing.servers.serve`; ends them with the module."""
     with ExitStack() as running:
 
-        def start(app: str, *, server: ServerName = "uvicorn-h11", **options: Any) -> RunningServer:
+        def start(app: str, *, server: ServerName = "uvicorn-h11", directory: Path = APPS, **options: Any) -> RunningServer:
             need(*PACKAGES[server])
-            return running.enter_context(serve(app, server=server, directory=APPS, **options))
+            return running.enter_context(serve(app, server=server, directory=directory, **options))
 
         yield start
 
@@ -86,3 +84,65 @@ def command_line(store_url: str) -> Callable[..., dict[str, Any]]:
         return answer
 
     return run
+
+
+@pytest.fixture(scope="session")
+def the_oidc_provider() -> Iterator[OidcProvider]:
+    with issuers.oidc_provider() as running:
+        yield running
+
+
+@pytest.fixture
+def oidc_provider(the_oidc_provider: OidcProvider) -> Iterator[OidcProvider]:
+    """The run's oidc-provider, without troubles. Its keys, tokens and counts of hits are those that earlier tests left."""
+    yield the_oidc_provider
+    the_oidc_provider.reset()
+
+
+@pytest.fixture(scope="session")
+def the_hostile_issuer() -> Iterator[HostileIssuer]:
+    with issuers.hostile_issuer() as running:
+        yield running
+
+
+@pytest.fixture
+def hostile_issuer(the_hostile_issuer: HostileIssuer) -> Iterator[HostileIssuer]:
+    """The run's hostile issuer, without troubles and lies, until the test asks for them."""
+    yield the_hostile_issuer
+    the_hostile_issuer.reset()
+
+
+@pytest.fixture(scope="session")
+def certificates() -> Certificates:
+    return Certificates()
+
+
+@pytest.fixture(scope="module")
+def start_nginx() -> Iterator[Callable[..., FrontProxy]]:
+    """Starts front proxies, with the arguments of `tests.peers.nginx.nginx`; ends them with the module."""
+    with ExitStack() as running:
+
+        def start(upstream: str, **options: Any) -> FrontProxy:
+            return running.enter_context(nginx(upstream, **options))
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def start_on_socket() -> Iterator[Callable[..., SocketServer]]:
+    """Starts apps of `apps/` on UNIX sockets, with the arguments of `tests.peers.sockets.serve_on_socket`; ends them with the module."""
+    with ExitStack() as running:
+
+        def start(app: str, *, directory: Path = APPS, **options: Any) -> SocketServer:
+            need(*PACKAGES["uvicorn-h11"])
+            return running.enter_context(serve_on_socket(app, directory=directory, **options))
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def login_service() -> Iterator[RunningServer]:
+    """The login service that front proxies ask: `tests/peers/apps/login.py`."""
+    need(*PACKAGES["uvicorn-h11"])
+    with serve("login:app", directory=PEER_APPS) as running:
+        yield running

@@ -51,7 +51,7 @@ def test_the_reference_has_every_public_name_once_and_no_other() -> None:
     shown = re.findall(r"(?m)^::: ([\w.]+)$", _text(DOCS / "reference.md"))
     public = {f"llm_authmw.{name}" for name in llm_authmw.__all__ if name != "__version__"}
     public |= {f"llm_authmw.testing.{name}" for name in llm_authmw.testing.__all__}
-    public |= {"llm_authmw.fastapi.CurrentPrincipal", "llm_authmw.fastapi.current_caller"}
+    public |= {"llm_authmw.fastapi.CurrentPrincipal", "llm_authmw.fastapi.current_caller", "llm_authmw.tokens.verify_jws"}
     public |= {f"{fields.__module__}.{fields.__qualname__}" for fields in (KeyFields, AccountFields)}
     assert public == set(shown)
     assert len(public) == len(shown)

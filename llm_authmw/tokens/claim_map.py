@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -265,6 +265,8 @@ def _check_source(name: str, source: Any) -> None:
         except (AuthmwError, ValueError, TypeError) as error:
             raise ConfigurationError(name, f"cannot be that constant: {error}") from None
         return
-    paths = cast("tuple[Any, ...]", source) if isinstance(source, tuple) else (source,)
+    paths: Any = source
+    if not isinstance(source, tuple):
+        paths = (source,)
     if not paths or any(not isinstance(path, str) or name_problem(path) is not None or "" in path.split(".") for path in paths):
         raise ConfigurationError(name, "takes the name of a claim such as 'sub', a path such as 'realm_access.roles', or Constant(…)")

@@ -1,7 +1,7 @@
 """From the options that say where an issuer's keys are to the place that they come from: exactly one."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from llm_authmw.clock import Clock
 from llm_authmw.errors import ConfigurationError
@@ -45,9 +45,9 @@ def key_source(
     return RemoteKeys(issuer, jwks_url=jwks_url, fetcher=fetcher, clock=clock)
 
 
-def _published(jwks: Mapping[str, Any]) -> Any:
+def _published(jwks: object) -> Any:
     try:
-        ring = read_keys({"keys": jwks.get("keys")} if isinstance(jwks, Mapping) else None)
+        ring = read_keys(dict(cast("Mapping[str, Any]", jwks)) if isinstance(jwks, Mapping) else None)
     except ValueError as error:
         raise ConfigurationError("jwks", str(error)) from None
     # A set that somebody fetched may hold keys for other uses. One that was written down here holds what its writer means.

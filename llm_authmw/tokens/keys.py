@@ -194,6 +194,8 @@ def pem_keys(text: str) -> tuple[VerificationKey, ...]:
 
 def _of_public(public: object) -> VerificationKey:
     if isinstance(public, RSAPublicKey):
+        # First, since joserfc only warns.
+        _check_rsa(public.public_numbers().n, public.public_numbers().e)
         jwk: Any = RSAKey.import_key(public).as_dict(private=False)
     elif isinstance(public, EllipticCurvePublicKey) and public.curve.name in ("secp256r1", "secp384r1", "secp521r1"):
         jwk = ECKey.import_key(public).as_dict(private=False)

@@ -40,11 +40,13 @@ def _jitter() -> float:
 class _Flight:
     """One attempt under way in one event loop, and the callers who wait for it."""
 
-    __slots__ = ("began", "done", "problem")
+    __slots__ = ("began", "done", "for_unknown", "problem")
 
     def __init__(self, began: float) -> None:
         self.began = began
         self.done = anyio.Event()
+        self.for_unknown = False
+        """Whether somebody waits for a key that is not among those at hand."""
         self.problem: str | None = _CLOSED
 
 
@@ -138,18 +140,18 @@ class RemoteKeys:
         found = self.find(kid, algorithm)
         if found is not None:
             return found
-        had_keys = self._ring is not None
         flight = self._flights.get(current_token().native_token)
         if flight is None:
             now = self._monotonic()
             if now < self._retry:
                 raise IssuerUnavailableError("it failed a moment ago, and is not asked again yet", retry_after=self._retry - now)
             flight = self._depart(now)
+        flight.for_unknown = flight.for_unknown or self._ring is not None
         await flight.done.wait()
         if flight.problem is not None:
             raise IssuerUnavailableError(flight.problem, retry_after=max(self._retry - self._monotonic(), FIRST_BACKOFF / 2))
         found = () if self._ring is None else self._ring.candidates(kid, algorithm)
-        if had_keys or not found:
+        if not found:
             self._unknown = flight.began + self._interval
         return found
 
@@ -192,6 +194,9 @@ class RemoteKeys:
             self._metadata = metadata
             self._adopt(ring)
             self._ends, self._due = flight.began + self._max_age, flight.began + self._ttl
+            if flight.for_unknown:
+                # Now, and not when those who wait for it wake up: a key that has just gone would be asked for before that.
+                self._unknown = flight.began + self._interval
             if self._failures:
                 logger.info("the keys of %s could be fetched again", self._issuer)
             self._failures, self._retry = 0, -inf

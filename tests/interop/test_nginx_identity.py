@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from llm_authmw.principal import Assurance
+from llm_authmw import Assurance
 from llm_authmw.testing.servers import RunningServer, ServerName
 from tests.peers.certificates import Certificates
 from tests.peers.nginx import CERTIFICATE_HEADERS, LOGIN_HEADERS, FrontProxy

@@ -12,12 +12,9 @@ import msgspec
 import pytest
 from starlette.middleware import Middleware
 
-from llm_authmw import ClaimMap, Issuer, JWTMiddleware, Principal
-from llm_authmw.authn.introspection import IntrospectionMiddleware
-from llm_authmw.principal import Assurance
+from llm_authmw import Assurance, ClaimMap, IntrospectionMiddleware, Introspector, Issuer, JWTMiddleware, Principal
 from llm_authmw.testing import ManualClock
 from llm_authmw.testing.guarded import Guarded, Outcome, guarded
-from llm_authmw.tokens.introspection import Introspector
 from tests.peers.issuers import DISCOVERY, OidcProvider, Trouble
 
 pytestmark = pytest.mark.anyio

@@ -11,8 +11,7 @@ import anyio.to_thread
 import pytest
 from starlette.middleware import Middleware
 
-from llm_authmw import ClaimMap, Issuer, IssuerUnavailableError, JWTMiddleware, TokenInvalid
-from llm_authmw.principal import Assurance
+from llm_authmw import Assurance, ClaimMap, Issuer, IssuerUnavailableError, JWTMiddleware, TokenInvalid
 from llm_authmw.testing import ManualClock
 from llm_authmw.testing.guarded import Guarded, Outcome, guarded
 from llm_authmw.tokens import issuer as issuer_room

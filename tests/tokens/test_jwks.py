@@ -401,6 +401,19 @@ async def test_an_unknown_key_is_asked_for_once_per_interval_and_then_there_is_n
     assert 3 == len(client.asked)
 
 
+async def test_a_key_that_goes_as_another_one_comes_is_not_asked_for_once_more(client: ScriptedClient, keys: RemoteKeys) -> None:
+    (old,) = await ask(keys)
+    client.replies[URL] = key_set(B)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ask, keys, "b")
+        with anyio.fail_after(TIME_LIMIT):
+            while old.current:
+                await anyio.lowlevel.checkpoint()
+        # At once, and before the one who has asked for the new key wakes up.
+        assert () == await ask(keys, "a")
+    assert 2 == len(client.asked)
+
+
 async def test_an_unknown_key_of_the_first_caller_is_not_asked_for_twice(client: ScriptedClient, keys: RemoteKeys) -> None:
     assert () == await ask(keys, "made-up")
     assert () == await ask(keys, "made-up")

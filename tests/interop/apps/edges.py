@@ -9,13 +9,17 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from llm_authmw import Principal, Stack
+from llm_authmw import (
+    CertRule,
+    ClientCertMiddleware,
+    HeaderMap,
+    HeaderTrustMiddleware,
+    Principal,
+    SharedSecret,
+    Stack,
+    UnixSocket,
+)
 from llm_authmw.asgi import Receive, Scope, Send
-from llm_authmw.authn.client_cert import ClientCertMiddleware
-from llm_authmw.authn.header_map import HeaderMap
-from llm_authmw.authn.proof import SharedSecret, UnixSocket
-from llm_authmw.authn.trusted_header import HeaderTrustMiddleware
-from llm_authmw.certificates.rules import CertRule
 
 secret = SharedSecret(header="x-proxy-proof", secret="env:EDGE_SECRET")
 headers = HeaderMap.preset("oauth2-proxy")

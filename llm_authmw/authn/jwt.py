@@ -91,7 +91,7 @@ class JWTMiddleware(AuthenticationLayer):
         if revocations is not None and not hasattr(revocations, "covers"):
             raise ConfigurationError("revocations", "takes store.revocations")
         edges = {issuer.header: issuer for issuer in self._issuers if issuer.header is not None}
-        self.edge = bool(edges)
+        self.edge: bool = bool(edges)
         if edges and resource is not None:
             raise ConfigurationError("resource", "is for callers' tokens; an edge in front finds its own way")
         super().__init__(app, required=required, resource=resource, trusted_proxies=trusted_proxies)

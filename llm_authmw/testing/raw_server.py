@@ -29,7 +29,7 @@ class RawServer:
     def __init__(self, url: str, behaviour: Behaviour) -> None:
         self.url: Final = url
         self.heads: Final[list[str]] = []
-        self.connections = 0
+        self.connections: int = 0
         self._behaviour: Final = behaviour
 
     async def serve(self, stream: ByteStream) -> None:

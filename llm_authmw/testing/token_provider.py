@@ -50,7 +50,7 @@ class TokenProvider:
         self.outage: Any = None
         self.asked: Final[list[Asked]] = []
         self.may_answer: anyio.Event | None = None
-        self.most_at_once = 0
+        self.most_at_once: int = 0
         self._under_way = 0
 
     @property

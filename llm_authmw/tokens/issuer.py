@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Self
 
 from llm_authmw.cache import Cache
@@ -153,7 +153,7 @@ class Issuer:
         """Gives the time, in seconds since 1970."""
         self.recall: Final = self._verified.peek
         """Returns what is remembered of the token with this SHA-256, or None. Whether it still stands, its `problem` says."""
-        self.renew = self._source.renew
+        self.renew: Callable[[], None] = self._source.renew
         """Has the keys fetched anew where they are due: what is known must not outlive a key that was withdrawn."""
         self._shared: Final[dict[Any, Any]] = {}
 

@@ -68,7 +68,7 @@ class VerificationKey:
         self.algorithms: Final = algorithms
         self.key: Final = key
         self.material: Final = material
-        self.current = True
+        self.current: bool = True
 
     def __repr__(self) -> str:
         return f"VerificationKey(kid={self.kid!r}, algorithms={sorted(self.algorithms)!r})"

@@ -16,7 +16,7 @@ Run = Callable[..., Result]
 MakeKey = Callable[..., tuple[str, str]]
 
 EVERY_FIELD = (
-    *("--name", "ci", "--tenant", "acme", "--realm", "corp", "--user", "ann", "--team", "blue", "--org", "widgets"),
+    *("--name", "c-i", "--tenant", "acme", "--realm", "corp", "--user", "ann", "--team", "blue", "--org", "widgets"),
     *("--role", "developer", "--role", "admin", "--scope", "chat", "--model", "gpt-4o*", "--model", "!gpt-4o-realtime*"),
     *("--route", "POST /v1/chat/completions", "--tier", "gold", "--limit", "60 requests/minute", "--limit", "4 concurrent"),
     *("--budget", "50 usd/month", "--network", "10.0.0.0/8", "--tag", "x", "--tag", "a", "--metadata", "cost=a=b"),
@@ -59,7 +59,7 @@ def test_create_in_json_gives_the_id_the_key_and_the_record(run: Run) -> None:
     assert created["last_four"] == key[-4:]
     assert {"replayed": False, "state": "not yet valid", "status": "active", "imported": False, "revision": 1}.items() <= created.items()
     assert {
-        "name": "ci",
+        "name": "c-i",
         "tenant": "acme",
         "realm": "corp",
         "user": "ann",
@@ -192,7 +192,7 @@ def test_list_names_tenants_only_where_there_are_several(run: Run, make_key: Mak
         ("--org", "widgets"),
         ("--tag", "x"),
         ("--state", "not-yet-valid"),
-        ("--search", "I"),
+        ("--search", "C-"),
     ],
 )
 def test_every_filter_of_list_holds(run: Run, make_key: MakeKey, options: tuple[str, ...]) -> None:

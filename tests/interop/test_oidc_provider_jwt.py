@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 from starlette.middleware import Middleware
@@ -16,6 +17,7 @@ from llm_authmw.testing import ManualClock
 from llm_authmw.testing.guarded import Guarded, Outcome, guarded
 from llm_authmw.tokens import issuer as issuer_room
 from llm_authmw.tokens.http import Fetcher
+from llm_authmw.tokens.issuer import MAX_LEEWAY
 from llm_authmw.tokens.jwks import INTERVAL, TTL
 from llm_authmw.tokens.userinfo import Userinfo
 from tests.peers.issuers import DISCOVERY, OidcProvider, Trouble
@@ -46,7 +48,8 @@ def short_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def trusting(provider: OidcProvider, **options: Any) -> AsyncGenerator[Guarded]:
-    usual: dict[str, Any] = {"audience": AUDIENCE, "claims": CLAIMS}
+    # Our clock stands still and the provider's goes on, so that what it mints late is of the future, the more so the slower the machine.
+    usual: dict[str, Any] = {"audience": AUDIENCE, "claims": CLAIMS, "leeway": MAX_LEEWAY}
     issuer = Issuer(provider.url, **(usual | options))
     async with guarded(Middleware(JWTMiddleware, issuers=[issuer])) as app:
         yield app
@@ -182,6 +185,7 @@ async def test_no_good_token_is_refused_while_the_provider_rotates_its_keys(oidc
             nonlocal answered
             while True:
                 for token in good:
+                    await anyio.lowlevel.checkpoint()
                     outcome = await app.ask(token)
                     answered += 1
                     if outcome.status != 200 and token in good:
@@ -190,7 +194,7 @@ async def test_no_good_token_is_refused_while_the_provider_rotates_its_keys(oidc
         async def all_pass(tokens: list[str]) -> None:
             assert [200] * len(tokens) == [(await app.ask(token)).status for token in tokens]
 
-        for _ in range(4):
+        for _ in range(2):
             tasks.start_soon(go_on)
         await all_pass(first)
         assert fetched + 1 == (await fetches(oidc_provider))[1]

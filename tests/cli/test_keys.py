@@ -270,7 +270,7 @@ def test_show_says_everything_but_the_secret(run: Run) -> None:
     as_json = run("keys", "show", created["id"], "--json").output
 
     for part in (
-        *("ci", "acme", "ann (realm corp)", "blue", "widgets", "admin; developer", "chat", "gpt-4o*; !gpt-4o-realtime*"),
+        *("c-i", "acme", "ann (realm corp)", "blue", "widgets", "admin; developer", "chat", "gpt-4o*; !gpt-4o-realtime*"),
         *("POST /v1/chat/completions", "10.0.0.0/8", "gold", "60 requests/minute; 4 concurrent", "50 usd/month", "a; x", "cost=a=b"),
         *("2030-01-01 00:00:00 UTC (in ", "2030-02-01 12:00:00 UTC (in ", "not yet valid", f"ends in     {created['last_four']}", "boss"),
     ):

@@ -2,12 +2,14 @@
 
 import logging
 import random
+from collections import Counter
 from contextvars import ContextVar, Token
 from typing import Any, Final
 
 import msgspec
 from starlette.authentication import AuthCredentials
 
+from llm_authmw.call import LLMCall
 from llm_authmw.errors import Denial
 from llm_authmw.network import Address, TrustedProxies, peer_address
 from llm_authmw.principal import ANONYMOUS, Principal
@@ -15,6 +17,9 @@ from llm_authmw.principal import ANONYMOUS, Principal
 logger: Final = logging.getLogger("llm_authmw")
 
 CONTEXT_KEY: Final = "llm_authmw.context"
+
+_shadowed: Final[Counter[tuple[str, str | None, str]]] = Counter()
+# By layer, rule and reason, each of them of the configuration: no request adds a new one of its own making.
 
 _current: Final[ContextVar[Principal]] = ContextVar("llm_authmw.principal")
 
@@ -24,10 +29,12 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         layer: The layer's name.
-        outcome: "allowed", "denied", or "passed" where the layer found no credential of its own.
-        reason: The exact reason code of a denial.
+        outcome: "allowed", "denied", "passed" where the layer found no credential of its own or left it to a policy's layers, or
+            "shadowed" where it would have denied and is, or its rule is, on trial.
+        reason: The exact reason code of a denial, one in shadow too.
         credential_id: The id of the credential that was judged, if it was found out; never the credential.
         mark: What a reader of the record should notice: "master_key", "retiring_secret", "imported_secret".
+        rule: The role, policy or rule that decided.
     """
 
     layer: str
@@ -35,6 +42,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     reason: str | None = None
     credential_id: str | None = None
     mark: str | None = None
+    rule: str | None = None
 
 
 class RequestContext(msgspec.Struct, eq=False):
@@ -49,6 +57,9 @@ class RequestContext(msgspec.Struct, eq=False):
         denial: A denial that came from inside the app (a framework dependency); the layer renders it when the app's
             own error response starts.
         authentication: The run of authentication layers that the request is in; theirs alone.
+        call: What the request asks for, once a layer has read it.
+        roles: The roles that the principal has here, its own and granted ones, as the innermost `RBACMiddleware` found them.
+        tier: The tier that the role gives which allowed the request; the principal's own goes before it.
     """
 
     proxies: TrustedProxies | None = None
@@ -56,6 +67,9 @@ class RequestContext(msgspec.Struct, eq=False):
     decisions: list[Decision] = []
     denial: Denial | None = None
     authentication: Any = None
+    call: LLMCall | None = None
+    roles: tuple[str, ...] = ()
+    tier: str | None = None
     _request_id: str | None = None
     _address: Address | None = None
     _address_known: bool = False
@@ -87,9 +101,16 @@ class RequestContext(msgspec.Struct, eq=False):
 
     def record(self, denial: Denial, *, credential_id: str | None = None, mark: str | None = None) -> None:
         """Note a denial among the decisions, and in the log: ids and reason codes only."""
-        self.decisions.append(Decision(denial.layer, "denied", denial.reason, credential_id, mark))
+        self.decisions.append(Decision(denial.layer, "denied", denial.reason, credential_id, mark, denial.rule))
         if logger.isEnabledFor(logging.INFO):
             logger.info("request %s denied by %s: %s (credential %s)", self.request_id, denial.layer, denial.reason, credential_id)
+
+    def record_shadow(self, denial: Denial) -> None:
+        """Note a denial that is not enforced, since its layer or its rule is on trial; count it for the process."""
+        self.decisions.append(Decision(denial.layer, "shadowed", denial.reason, None, None, denial.rule))
+        _shadowed[denial.layer, denial.rule, denial.reason] += 1
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("request %s would be denied by %s: %s (rule %s)", self.request_id, denial.layer, denial.reason, denial.rule)
 
     def __copy__(self) -> "RequestContext":
         return self
@@ -112,6 +133,11 @@ def current_principal() -> Principal:
         return _current.get()
     except LookupError:
         raise LookupError("current_principal() was called outside a request that an authentication layer let through") from None
+
+
+def shadow_counts() -> dict[tuple[str, str | None, str], int]:
+    """Return how many requests of this process would have been denied, by layer, rule and reason code, were nothing on trial."""
+    return dict(_shadowed)
 
 
 def publish(scope: Any, principal: Principal) -> Token[Principal]:

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from llm_authmw.challenges import Challenge, parse_challenge
+from llm_authmw.challenges import for_bearers
 from llm_authmw.errors import Denial
 
 Dialect: TypeAlias = Literal["openai", "anthropic", "gemini", "problem"]
@@ -65,11 +65,14 @@ _TITLES: Final = {
     401: "Unauthorized",
     403: "Forbidden",
     413: "Content Too Large",
+    415: "Unsupported Media Type",
     429: "Too Many Requests",
     503: "Service Unavailable",
 }
 # RFC 6750 §3.1; a 401 without any credential carries no error code (§3).
 _BEARER_ERRORS: Final = {400: "invalid_request", 401: "invalid_token", 403: "insufficient_scope"}
+# RFC 9470 §3: the token is good, but the login behind it will not do.
+_STEP_UP: Final = frozenset({"authentication_too_old", "authentication_class_not_accepted"})
 # RFC 6749 §3.3: neither quotation marks nor backslashes.
 _SCOPES: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+(?: [\x21\x23-\x5b\x5d-\x7e]+)*")
 
@@ -111,7 +114,8 @@ def _rendered(
         (b"cache-control", b"no-store"),
         (REASON_HEADER, reason.encode()),
     ]
-    headers += [(b"www-authenticate", challenge.encode()) for challenge in _challenges(status, reason, need, challenges)]
+    told = for_bearers(challenges, _error(status, reason, message, need))
+    headers += [(b"www-authenticate", challenge.encode()) for challenge in told]
     if retry_after is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(retry_after))))
     return headers, body
@@ -149,19 +153,13 @@ def error_event(denial: Denial, scope: Any, request_id: str) -> bytes:
     return name + b"data: " + body.replace(_ANY_REQUEST, request_id.encode()) + b"\n\n"
 
 
-def _challenges(status: int, reason: str, need: str | None, challenges: tuple[str, ...]) -> list[str]:
-    read = {text: parse_challenge(text) for text in challenges}
-    bearers = {text: challenge for text, challenge in read.items() if challenge is not None and challenge.bearer}
-    # Beside one that says where to get a token, a bare one says nothing, and some clients read no further than that.
-    telling = any(challenge.parameters for challenge in bearers.values())
-    told = [text for text in read if not telling or text not in bearers or bearers[text].parameters]
+def _error(status: int, reason: str, message: str, need: str | None) -> dict[str, str]:
+    """Return what a challenge for bearer tokens says of the one that was sent, and of the one that would do."""
+    if reason in _STEP_UP:
+        return {"error": "insufficient_user_authentication", "error_description": message}
     error = _BEARER_ERRORS.get(status)
     if error is None or reason == "missing_credential" or (error == "insufficient_scope") != (reason == "insufficient_scope"):
-        return told
-    added = {"error": error}
-    if error == "insufficient_scope" and need is not None and _SCOPES.fullmatch(need) is not None:
-        # What is needed may be said in other words, which are no scopes.
-        added["scope"] = need
-    return list(
-        dict.fromkeys(str(Challenge(bearers[text].scheme, bearers[text].parameters | added)) if text in bearers else text for text in told)
-    )
+        return {}
+    # What is needed may be said in other words, which are no scopes.
+    scopes = {"scope": need} if error == "insufficient_scope" and need is not None and _SCOPES.fullmatch(need) is not None else {}
+    return {"error": error, **scopes}

@@ -17,6 +17,8 @@ KEYS_REALM: Final = "keys"
 """The realm of a key's user where the key names none: people whom only this key store knows."""
 RESERVED_SUBJECTS: Final = ("client:", "key:")
 """Prefixes of subjects that are not users. No user name may begin so, or it would be taken for a client or a key."""
+NAMED_BY_OTHERS: Final = frozenset({"jwt", "introspection", "header", "client_cert"})
+"""Methods whose roles somebody else names: they mean nothing here before a rule of ours says what (`Grant(token_role=…)`)."""
 
 _RESTRICTIONS: Final = ("models", "routes", "networks")
 _TUPLES: Final = (

@@ -73,6 +73,31 @@ REASONS: Final[dict[str, Reason]] = {
     "route_not_allowed": Reason(403, "This credential may not be used for this method and path."),
     "ambiguous_path": Reason(400, "The path can be read in more than one way. Send it in its canonical form."),
     "insufficient_scope": Reason(403, "The credential lacks a scope that this operation needs."),
+    # What the request asks for cannot be read in one way only.
+    "request_malformed": Reason(400, "The body is not one JSON object in UTF-8, each member once, that can be read in one way only."),
+    "request_field_invalid": Reason(400, "A field of the request has a value that is not accepted here."),
+    "request_field_not_allowed": Reason(400, "The request has a field that chooses where or as whom it is sent on."),
+    "body_too_large": Reason(413, "The body is larger than is accepted here."),
+    "content_type_not_accepted": Reason(415, "The body is of a type that is not accepted here. Send application/json."),
+    "content_encoding_not_accepted": Reason(415, "The body is compressed, which is not accepted here. Send it as it is."),
+    "model_missing": Reason(400, "The request names no model. Name one."),
+    "model_malformed": Reason(400, "The request names a model by something else than a model's name."),
+    "mcp_header_mismatch": Reason(400, "A header names another MCP method or tool than the body."),
+    # A known caller, whose roles do not allow it.
+    "role_missing": Reason(403, "No role was given that may be used here."),
+    "role_unknown": Reason(403, "The credential has a role that is not defined here."),
+    "policy_missing": Reason(403, "No policy covers this method and path."),
+    "operation_not_allowed": Reason(403, "This kind of request is not allowed for this credential."),
+    "operation_unknown": Reason(403, "This route is not known, and could reach any model. It has to be allowed by its own name."),
+    "model_not_allowed": Reason(403, "A model that the request names is not allowed for this credential."),
+    "tool_not_allowed": Reason(403, "A tool that the request uses is not allowed for this credential."),
+    "assurance_too_low": Reason(403, "The credential proves too little about the caller for this request."),
+    "authentication_too_old": Reason(401, "The caller logged in too long ago for this request. Log in again."),
+    "authentication_class_not_accepted": Reason(401, "The caller has to log in by other means for this request."),
+    "not_authorized": Reason(403, "This request is not allowed for this credential."),
+    "authorization_unavailable": Reason(
+        503, "Whether this request is allowed could not be found out just now. Try again shortly.", retry_after=1.0
+    ),
     # No decision could be reached, which is a denial.
     "store_unavailable": Reason(503, "The credential could not be checked just now. Try again shortly.", retry_after=1.0),
     "issuer_unavailable": Reason(503, "The issuer of the credential could not be asked just now. Try again shortly.", retry_after=1.0),

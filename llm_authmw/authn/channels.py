@@ -12,8 +12,10 @@ from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 from llm_authmw.authn.credentials import CALLER_HEADERS, NEVER_A_CREDENTIAL, SUBPROTOCOL
-from llm_authmw.authn.identity_headers import WELL_KNOWN, fold
+from llm_authmw.authn.identity_headers import WELL_KNOWN
 from llm_authmw.authn.run import Run
+from llm_authmw.header_names import fold
+from llm_authmw.overrides import OVERRIDES
 
 CREDENTIAL_HEADERS: Final = CALLER_HEADERS | {
     name.encode()
@@ -45,18 +47,6 @@ CREDENTIAL_HEADERS: Final = CALLER_HEADERS | {
 }
 """Headers that LLM apps, gateways and clouds take a credential from."""
 COOKIE_HEADERS: Final = frozenset({b"cookie", b"cookie2"})
-REWRITING_HEADERS: Final = frozenset(
-    {
-        b"x-http-method",
-        b"x-http-method-override",
-        b"x-method-override",
-        b"x-original-method",
-        b"x-original-uri",
-        b"x-original-url",
-        b"x-rewrite-url",
-    }
-)
-"""Headers that make some apps act on another method or path than the one that our layers have judged."""
 CREDENTIAL_PARAMETERS: Final = frozenset(
     name.encode()
     for name in [
@@ -107,7 +97,7 @@ def without_credentials(scope: Any, run: Run | None, *, cookies: bool, others: f
 
 @lru_cache(maxsize=64)
 def _unwanted_headers(more: frozenset[bytes], *, cookies: bool) -> frozenset[bytes]:
-    names = CREDENTIAL_HEADERS | REWRITING_HEADERS | WELL_KNOWN | more
+    names = CREDENTIAL_HEADERS | OVERRIDES | WELL_KNOWN | more
     return frozenset(_spelt(name) for name in (names | COOKIE_HEADERS if cookies else names))
 
 

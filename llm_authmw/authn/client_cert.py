@@ -10,7 +10,6 @@ from llm_authmw.authn.expiry import Expiry
 from llm_authmw.authn.identity_headers import IdentityHeaders, header_name, without
 from llm_authmw.authn.layer import AuthenticationLayer
 from llm_authmw.authn.proof import Proof, chosen_proof, spent_headers
-from llm_authmw.authn.restrictions import restriction_of
 from llm_authmw.authn.run import Run
 from llm_authmw.certificates.headers import HeaderForm, SeveralHopsError, from_header
 from llm_authmw.certificates.known import KnownCertificate, KnownCertificates
@@ -19,8 +18,10 @@ from llm_authmw.certificates.rules import CertRule
 from llm_authmw.clock import SYSTEM_CLOCK, Clock
 from llm_authmw.context import RequestContext
 from llm_authmw.errors import ConfigurationError, Denial, InvalidValueError
+from llm_authmw.identity import IdentitySource
 from llm_authmw.network import TrustedProxies
 from llm_authmw.principal import Assurance, Principal
+from llm_authmw.restrictions import restriction_of
 
 CertSource: TypeAlias = Literal["tls"] | HeaderForm
 Hops: TypeAlias = Literal["single", "nearest"]
@@ -106,9 +107,14 @@ class ClientCertMiddleware(AuthenticationLayer):
         return f"ClientCertMiddleware(source={self.source!r}, rules={self._rules_repr}, required={self.required})"
 
     @property
+    def identity_sources(self) -> tuple[IdentitySource, ...]:
+        """The certificates; their issuer is whatever name its authority has."""
+        return (IdentitySource(method="client_cert", issuers=None),)
+
+    @property
     def edge_headers(self) -> frozenset[bytes]:
-        """The headers that a proxy writes the certificate into."""
-        return frozenset() if self.proof is None else self._trusted
+        """The headers that a proxy writes the certificate into, and those that prove it."""
+        return frozenset() if self.proof is None else self._identity.names
 
     async def authenticate(self, scope: Scope, context: RequestContext, run: Run) -> Principal | Denial | None:
         """Judge the client's certificate, if there is one."""

@@ -11,48 +11,13 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from llm_authmw.errors import ConfigurationError, Denial
+from llm_authmw.header_names import ORDINARY
 
 AUTHORIZATION: Final = b"authorization"
 KEY_HEADERS: Final = frozenset({b"x-api-key", b"api-key", b"x-goog-api-key"})
 CALLER_HEADERS: Final = KEY_HEADERS | {AUTHORIZATION}
-NEVER_A_CREDENTIAL: Final = frozenset(
-    name.encode()
-    for name in [
-        "accept",
-        "accept-encoding",
-        "accept-language",
-        "cache-control",
-        "connection",
-        "content-encoding",
-        "content-length",
-        "content-type",
-        "cookie",
-        "date",
-        "expect",
-        "forwarded",
-        "host",
-        "origin",
-        "referer",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "user-agent",
-        "x-forwarded-for",
-        "x-forwarded-host",
-        "x-forwarded-proto",
-        "x-stainless-arch",
-        "x-stainless-async",
-        "x-stainless-lang",
-        "x-stainless-os",
-        "x-stainless-package-version",
-        "x-stainless-read-timeout",
-        "x-stainless-retry-count",
-        "x-stainless-runtime",
-        "x-stainless-runtime-version",
-    ]
-)
-"""Headers that mean something else to servers and SDKs; none of them may be named as one that carries a credential."""
+NEVER_A_CREDENTIAL: Final = ORDINARY
+"""None of them may be named as one that carries a credential."""
 SUBPROTOCOL: Final = "openai-insecure-api-key."
 """What browsers put before the key in `Sec-WebSocket-Protocol`, for lack of a header that they may set."""
 

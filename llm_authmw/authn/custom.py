@@ -11,16 +11,17 @@ from llm_authmw.asgi import ASGIApp, Scope
 from llm_authmw.authn.credentials import header_channel
 from llm_authmw.authn.expiry import Expiry
 from llm_authmw.authn.layer import AuthenticationLayer
-from llm_authmw.authn.restrictions import restriction_of
 from llm_authmw.authn.run import Run
 from llm_authmw.callbacks import DEFAULT_DEADLINE, Callback
 from llm_authmw.challenges import parse_challenge
 from llm_authmw.clock import SYSTEM_CLOCK, Clock
 from llm_authmw.context import RequestContext
 from llm_authmw.errors import ConfigurationError, Denial, InvalidValueError
+from llm_authmw.identity import IdentitySource
 from llm_authmw.names import Names, name_set, names
 from llm_authmw.network import TrustedProxies
 from llm_authmw.principal import Assurance, Principal
+from llm_authmw.restrictions import restriction_of
 
 Verdict: TypeAlias = Principal | Denial | None
 Authenticate: TypeAlias = Callable[[HTTPConnection], Verdict] | Callable[[HTTPConnection], Awaitable[Verdict]]
@@ -112,6 +113,11 @@ class CustomAuthMiddleware(AuthenticationLayer):
     def problem_beside(self, inner: AuthenticationLayer) -> str | None:
         """Say why this layer must not stand outside of another one: nothing speaks against two functions side by side."""
         return None if isinstance(inner, CustomAuthMiddleware) else super().problem_beside(inner)
+
+    @property
+    def identity_sources(self) -> tuple[IdentitySource, ...]:
+        """The function, which may name any issuer and keep any claim."""
+        return (IdentitySource(method=METHOD, issuers=None, kept_claims=None),)
 
     async def authenticate(self, scope: Scope, context: RequestContext, run: Run) -> Verdict:
         """Ask the user's function who is calling."""

@@ -11,13 +11,11 @@ from typing import Any, Final, TypeAlias
 
 from llm_authmw.authn.credentials import NEVER_A_CREDENTIAL
 from llm_authmw.errors import ConfigurationError, Denial
+from llm_authmw.header_names import fold
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?")
-_DASH: Final = ord("-")
-# Apache makes `_` of whatever is no letter and no digit; the other gateways do so with a part of these.
-_FOLD: Final = bytes(byte if chr(byte).isalnum() and byte < 128 else _DASH for byte in bytes(range(256)).lower())
 
 _FAMILIES: Final = [
     frozenset(f"{prefix}{name}".encode() for name in names.split())
@@ -67,11 +65,6 @@ def with_family(names: frozenset[bytes]) -> frozenset[bytes]:
     return names.union(*(family for family in _FAMILIES if not family.isdisjoint(names)))
 
 
-def fold(name: bytes) -> bytes:
-    """Return what all spellings of a header's name have in common; blanks around it are none of it."""
-    return name.translate(_FOLD).strip(b"-")
-
-
 def header_name(option: str, name: object) -> bytes:
     """Return the name of a header that may be trusted.
 
@@ -119,7 +112,7 @@ class IdentityHeaders:
             # Most headers are these, in lower case as the specification wants it; none of them is a spelling of a trusted name.
             if name in NEVER_A_CREDENTIAL:
                 continue
-            trusted = exact.get(name.translate(_FOLD).strip(b"-"))
+            trusted = exact.get(fold(name))
             if trusted is not None:
                 if name.lower() != trusted:
                     return Denial("identity_header_alias")

@@ -11,6 +11,7 @@ from llm_authmw.authn.layer import AuthenticationLayer, check_failed
 from llm_authmw.authn.run import Run
 from llm_authmw.context import RequestContext
 from llm_authmw.errors import ConfigurationError, Denial, IssuerUnavailableError, TokenInvalid
+from llm_authmw.identity import IdentitySource
 from llm_authmw.network import TrustedProxies
 from llm_authmw.principal import Principal
 from llm_authmw.protected_resource import ProtectedResource
@@ -53,11 +54,17 @@ class IntrospectionMiddleware(AuthenticationLayer):
             raise ConfigurationError("introspector", "takes Introspector(…)")
         if introspector is not None and options:
             raise ConfigurationError(min(options), "would be ignored: the introspector that is given has options of its own")
-        super().__init__(app, required=required, resource=resource, trusted_proxies=trusted_proxies)
         self._introspector: Final = introspector if introspector is not None else introspector_of(**options)
+        super().__init__(app, required=required, resource=resource, trusted_proxies=trusted_proxies)
 
     def __repr__(self) -> str:
         return f"IntrospectionMiddleware({self._introspector!r}, required={self.required})"
+
+    @property
+    def identity_sources(self) -> tuple[IdentitySource, ...]:
+        """The provider."""
+        asked = self._introspector
+        return (IdentitySource(method="introspection", issuers=(asked.source,), kept_claims=frozenset(asked.claims.keep)),)
 
     @property
     def resources(self) -> tuple[Resource, ...]:

@@ -13,6 +13,7 @@ from llm_authmw.authn.layer import AuthenticationLayer, check_failed
 from llm_authmw.authn.run import Run
 from llm_authmw.context import RequestContext
 from llm_authmw.errors import ConfigurationError, Denial, IssuerUnavailableError, StoreError, TokenInvalid
+from llm_authmw.identity import IdentitySource
 from llm_authmw.network import TrustedProxies
 from llm_authmw.principal import Principal
 from llm_authmw.protected_resource import ProtectedResource
@@ -105,6 +106,13 @@ class JWTMiddleware(AuthenticationLayer):
 
     def __repr__(self) -> str:
         return f"JWTMiddleware(issuers={list(self._issuers)!r}, required={self.required})"
+
+    @property
+    def identity_sources(self) -> tuple[IdentitySource, ...]:
+        """The issuers."""
+        return tuple(
+            IdentitySource(method="jwt", issuers=(issuer.issuer,), kept_claims=frozenset(issuer.claims.keep)) for issuer in self._issuers
+        )
 
     @property
     def edge_headers(self) -> frozenset[bytes]:

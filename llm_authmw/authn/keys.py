@@ -9,10 +9,10 @@ import msgspec
 from llm_authmw.asgi import ASGIApp, Scope
 from llm_authmw.authn.credentials import AUTHORIZATION, KEY_HEADERS, header_channel, query_channel
 from llm_authmw.authn.layer import AuthenticationLayer, check_failed
-from llm_authmw.authn.restrictions import restriction
 from llm_authmw.authn.run import Run
 from llm_authmw.context import RequestContext
 from llm_authmw.errors import ConfigurationError, Denial
+from llm_authmw.identity import IdentitySource
 from llm_authmw.keys.format import DEFAULT_PREFIX, parse_key
 from llm_authmw.keys.hashing import sha256
 from llm_authmw.keys.known import KnownKey
@@ -23,6 +23,7 @@ from llm_authmw.network import TrustedProxies
 from llm_authmw.principal import KEYS_REALM, Assurance, Principal
 from llm_authmw.protected_resource import ProtectedResource
 from llm_authmw.resource import Resource
+from llm_authmw.restrictions import restriction
 from llm_authmw.secrets import Secret, resolve_secret
 
 MASTER_ROLE: Final = "proxy_admin"
@@ -82,6 +83,9 @@ class KeyAuthMiddleware(AuthenticationLayer):
             raise ConfigurationError("imported", "is True or False")
         if imported and isinstance(keys, StaticKeys):
             raise ConfigurationError("imported", "is for keys in a store; StaticKeys takes texts of any form")
+        chosen = None if master_key is None else check_chosen_key("master_key", resolve_secret("master_key", master_key))
+        # Its digest only, which also makes comparing take the same time whatever the lengths.
+        self._master_digest: Final = None if chosen is None else sha256(chosen)
         super().__init__(
             app,
             required=required,
@@ -94,9 +98,6 @@ class KeyAuthMiddleware(AuthenticationLayer):
         own = [header.encode()] if header is not None else []
         own += [query_channel(query_parameter)] if query_parameter is not None else []
         self._channels: Final = KEY_HEADERS | {b"subprotocol", *own}
-        chosen = None if master_key is None else check_chosen_key("master_key", resolve_secret("master_key", master_key))
-        # Its digest only, which also makes comparing take the same time whatever the lengths.
-        self._master_digest: Final = None if chosen is None else sha256(chosen)
         self._can_end: Final = keys.verifier.bound is not None
         self._imported: Final = imported
         self._exact: Final = disclosure == "exact"
@@ -104,6 +105,12 @@ class KeyAuthMiddleware(AuthenticationLayer):
 
     def __repr__(self) -> str:
         return f"KeyAuthMiddleware(keys={self._keys_repr}, required={self.required})"
+
+    @property
+    def identity_sources(self) -> tuple[IdentitySource, ...]:
+        """The keys, and the master key."""
+        methods = ("key",) if self._master_digest is None else ("key", "master_key")
+        return tuple(IdentitySource(method=method) for method in methods)
 
     @property
     def resources(self) -> tuple[Resource, ...]:

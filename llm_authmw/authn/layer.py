@@ -18,13 +18,14 @@ from llm_authmw.authn.guard import Guard
 from llm_authmw.authn.run import Run
 from llm_authmw.context import Decision, RequestContext, logger, publish, unpublish
 from llm_authmw.errors import ConfigurationError, Denial
+from llm_authmw.identity import GivesIdentity, IdentitySource, ReadsIdentity
 from llm_authmw.network import TrustedProxies
 from llm_authmw.principal import ANONYMOUS, Principal
 from llm_authmw.protected_resource import ProtectedResource, ProtectedResourceMiddleware
 from llm_authmw.resource import Resource
 
 
-class AuthenticationLayer:
+class AuthenticationLayer(GivesIdentity):
     """The base of our authentication layers. A subclass says what its credential is, and judges it.
 
     Args:
@@ -77,10 +78,16 @@ class AuthenticationLayer:
         beside = self.neighbour
         self.headers: Final[frozenset[bytes]] = CALLER_HEADERS | headers | (frozenset() if beside is None else beside.headers)
         self.query_parameters: Final[frozenset[str]] = query_parameters | (frozenset() if beside is None else beside.query_parameters)
+        self.tell_sources(whole=False)
         if beside is None:
             self._check_what_stands_inside(neighbour)
         else:
             self._check_the_run()
+
+    @property
+    def identity_sources(self) -> tuple[IdentitySource, ...]:
+        """The sources that it takes its principals from; asked for when it is built, by this class. Left as it is: they cannot be known."""
+        return (IdentitySource(method=self.name, issuers=None, kept_claims=None),)
 
     @property
     def resources(self) -> tuple[Resource, ...]:
@@ -97,6 +104,31 @@ class AuthenticationLayer:
         """All headers that the layers of the run, from this one inwards, look into."""
         further_in = frozenset[bytes]() if self.neighbour is None else self.neighbour.read_headers
         return self.headers | self.edge_headers | further_in
+
+    @cached_property
+    def offered(self) -> tuple[str, ...]:
+        """What the layers of the run, from this one inwards, would accept, for `WWW-Authenticate`."""
+        further_in = () if self.neighbour is None else self.neighbour.offered
+        return tuple(dict.fromkeys((self.challenge, *further_in)))
+
+    @property
+    def run_sources(self) -> tuple[IdentitySource, ...]:
+        """The sources of the layers of the run, from this one inwards."""
+        further_in = () if self.neighbour is None else self.neighbour.run_sources
+        return (*self.identity_sources, *further_in)
+
+    def tell_sources(self, *, whole: bool) -> None:
+        """Tell the layers inside, which decide by who is calling, where that comes from.
+
+        Args:
+            whole: Whether the run begins with this layer.
+
+        Raises:
+            ConfigurationError: one of their rules does not go with these sources.
+        """
+        for layer in layers_inside(self.app):
+            if isinstance(layer, ReadsIdentity):
+                layer.check_identity(self.run_sources, whole=whole)
 
     def problem_beside(self, inner: "AuthenticationLayer") -> str | None:
         """Say why this layer must not stand outside of another one of the same run, or None."""
@@ -129,7 +161,9 @@ class AuthenticationLayer:
             found = find_credential(scope, self.headers, self.query_parameters)
             if isinstance(found, Denial):
                 outcome, found = found, None
-            run = context.authentication = Run(found, outer=run, headers=self.read_headers, query_parameters=self.query_parameters)
+            run = context.authentication = Run(
+                found, outer=run, headers=self.read_headers, query_parameters=self.query_parameters, offered=self.offered
+            )
         run.expected = None
         if outcome is None and (run.principal is None or self.edge):
             try:

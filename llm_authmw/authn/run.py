@@ -39,6 +39,7 @@ class Run(msgspec.Struct, eq=False):
         credential: What the caller presented.
         pending: Whether a required layer let the request pass without its credential.
         challenges: What the layers that found no credential would accept, for `WWW-Authenticate`.
+        offered: What all of its layers would accept: where a caller who is known has to log in anew.
         principal: Who is calling, once a layer has judged the caller's own credential.
         standing: Whether that still holds later on.
         edge: Who an edge fact says is calling: a client certificate, a proxy's headers, a signed assertion. It counts where the
@@ -55,6 +56,7 @@ class Run(msgspec.Struct, eq=False):
     expected: Any = None
     pending: bool = False
     challenges: list[str] = []
+    offered: tuple[str, ...] = ()
     principal: Principal | None = None
     standing: Standing | None = None
     edge: Principal | None = None

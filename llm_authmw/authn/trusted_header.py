@@ -12,6 +12,7 @@ from llm_authmw.authn.proof import Proof, chosen_proof, spent_headers
 from llm_authmw.authn.run import Run
 from llm_authmw.context import RequestContext
 from llm_authmw.errors import ConfigurationError, Denial
+from llm_authmw.identity import IdentitySource
 from llm_authmw.names import Names, name_problem
 from llm_authmw.network import TrustedProxies
 from llm_authmw.principal import DEFAULT_TENANT, Principal
@@ -88,9 +89,14 @@ class HeaderTrustMiddleware(AuthenticationLayer):
         return f"HeaderTrustMiddleware(proof={self.proof!r}, headers={sorted(self._mapped)!r}, required={self.required})"
 
     @property
+    def identity_sources(self) -> tuple[IdentitySource, ...]:
+        """The proxy."""
+        return (IdentitySource(method="header"),)
+
+    @property
     def edge_headers(self) -> frozenset[bytes]:
-        """The headers of the proxy."""
-        return self.trusted_headers
+        """The headers of the proxy, and those that prove it."""
+        return self._identity.names
 
     def problem_beside(self, inner: AuthenticationLayer) -> str | None:
         """Let two proxies stand side by side whose headers differ."""

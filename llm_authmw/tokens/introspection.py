@@ -90,6 +90,10 @@ class Introspector:
         http: A client of your own (httpx or httpx2) to ask with, for a private CA or a proxy.
         clock: Gives the time.
 
+    Attributes:
+        source: What its principals name as their issuer: the issuer, else the endpoint.
+        claims: Which claims become which fields of the principal.
+
     Raises:
         ConfigurationError: an option is wrong, contradicts another one, or would be ignored.
     """
@@ -137,13 +141,15 @@ class Introspector:
             clock=clock,
         )
         source = name("issuer", issuer) if issuer is not None else endpoint or GITHUB_USER
+        self.source: Final[str] = source
+        self.claims: Final[ClaimMap] = claims or (ClaimMap() if mode != "github" else ClaimMap(scopes=None, groups="groups"))
         self._rules: Final = AnswerRules(
             issuer=issuer,
             source=source,
             audience=None if audience is None else _audience(audience),
             required=names("required_claims", required_claims),
             leeway=seconds("leeway", leeway, most=60.0),
-            mapping=claims or (ClaimMap() if mode != "github" else ClaimMap(scopes=None, groups="groups")),
+            mapping=self.claims,
             realm=source if realm is None else name("realm", realm),
             tenant=name("tenant", tenant),
         )

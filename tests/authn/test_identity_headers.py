@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from llm_authmw import ConfigurationError, Denial
 from llm_authmw.authn.credentials import NEVER_A_CREDENTIAL
-from llm_authmw.authn.identity_headers import WELL_KNOWN, IdentityHeaders, fold, header_name, with_family, without
+from llm_authmw.authn.identity_headers import WELL_KNOWN, IdentityHeaders, header_name, with_family, without
+from llm_authmw.header_names import fold
 
 TRUSTED = IdentityHeaders([b"x-forwarded-user", b"remote_user"])
 

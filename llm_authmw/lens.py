@@ -1,0 +1,227 @@
+"""The request lens: reads what a request asks for, once, and hands on the very bytes that it read."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+from llm_authmw.asgi import Receive, Scope
+from llm_authmw.call import LLMCall
+from llm_authmw.context import RequestContext
+from llm_authmw.errors import ConfigurationError, Denial
+from llm_authmw.llm.body_fields import ROUTING
+from llm_authmw.llm.encodings import CODINGS, decoded
+from llm_authmw.llm.managed_ids import models_in_path
+from llm_authmw.llm.operation import Found, Operation
+from llm_authmw.llm.operations import Operations
+from llm_authmw.llm.outside_body import models_named_outside
+from llm_authmw.llm.realtime import read_frame
+from llm_authmw.llm.requests import is_json, read_request, reading_of
+from llm_authmw.names import Names, names
+
+MAX_BODY: Final = 10 * 1024 * 1024
+"""Bytes of a body that is read, where nothing else is said."""
+
+_WITHOUT_BODY: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+
+
+class Replay:
+    """A `receive` that gives the messages which were read before, as they were, and then goes on with those that are still to come.
+
+    Args:
+        receive: Where the messages came from.
+        messages: What was read.
+        lens: Who read it.
+        found: As which operation.
+        call: What was found in it.
+    """
+
+    __slots__ = ("_messages", "_next", "_receive", "call", "found", "lens")
+
+    def __init__(self, receive: Receive, messages: Sequence[Any], lens: "RequestLens", found: Found | None, call: LLMCall) -> None:
+        self._receive: Final = receive
+        self._messages: Final = messages
+        self._next = 0
+        self.lens: Final = lens
+        self.found: Final = found
+        self.call: Final = call
+
+    async def __call__(self) -> Any:
+        """Receive the next message."""
+        if self._next < len(self._messages):
+            self._next += 1
+            return self._messages[self._next - 1]
+        return await self._receive()
+
+
+class RequestLens:
+    """How requests are read. One serves any number of layers and requests; nothing about a request stays with it.
+
+    Args:
+        operations: Operations of your own, which go before the built-in ones.
+        max_body: Bytes up to which a body is read; a longer one is refused with 413.
+        decode: The content codings in which a body may come: "gzip", "deflate". It is decoded to be read, and goes on as it came.
+        allow_fields: Members of a body that choose where or as whom a request is sent on, and that callers may use all the same.
+
+    Raises:
+        ConfigurationError: an option is outside its grammar, or would be ignored.
+    """
+
+    def __init__(
+        self,
+        *,
+        operations: Sequence[Operation] = (),
+        max_body: int = MAX_BODY,
+        decode: Names = (),
+        allow_fields: Names = (),
+    ) -> None:
+        if isinstance(operations, Operation) or not all(isinstance(operation, Operation) for operation in operations):
+            raise ConfigurationError("operations", "takes a list of Operation(…)")
+        if type(max_body) is not int or max_body < 1:
+            raise ConfigurationError("max_body", "is a number of bytes, 1 or more")
+        self.operations: Final = Operations(*operations)
+        self.max_body: Final = max_body
+        self.decode: Final = frozenset(names("decode", decode))
+        self.allow_fields: Final = frozenset(names("allow_fields", allow_fields))
+        for option, given, known in (("decode", self.decode, CODINGS), ("allow_fields", self.allow_fields, ROUTING)):
+            unknown = given - known
+            if unknown:
+                raise ConfigurationError(option, f"does not know {min(unknown)!r}; expected some of {', '.join(sorted(known))}")
+
+    def find(self, method: str, path: str) -> Found | None:
+        """Return the operation of a route, or None where it is in no table.
+
+        Args:
+            method: As `patterns.canonical_route` gives it, `WS` for a WebSocket.
+            path: Likewise.
+
+        Raises:
+            Denial: the path names a model by something that is no model's name, or can be read in two ways.
+        """
+        return self.operations.find(method, path)
+
+    async def read(self, scope: Scope, receive: Receive, context: RequestContext, found: Found | None) -> Receive | None:
+        """Read what an HTTP request asks for, and set `context.call`.
+
+        Its body is read where the operation has one that matters. What was read comes again: a layer further in receives it all.
+
+        Args:
+            scope: The connection.
+            receive: Where the request comes from.
+            context: The request's.
+            found: What `find` has found.
+
+        Returns:
+            Where the app receives the request from; None where the client has left before all of it was there.
+
+        Raises:
+            Denial: the request cannot be read in one way only, is too large, or has a field that is not accepted.
+        """
+        if isinstance(receive, Replay) and receive.lens is self and receive.found == found:
+            # What this one gives is what was read, whatever happened to the context since.
+            context.call = receive.call
+            return receive
+        headers = scope["headers"]
+        named = _named_outside(scope)
+        content_type = self._content_type(headers)
+        reads = scope["method"].upper() not in _WITHOUT_BODY and (
+            is_json(content_type) if found is None else found.operation.body != "none"
+        )
+        if not reads:
+            context.call = reading_of(found, named, ()).call()
+            return receive
+        coding = self._coding(headers)
+        messages = await self._receive_all(headers, receive)
+        if messages is None:
+            return None
+        body = b"".join([message.get("body", b"") for message in messages]) if len(messages) > 1 else messages[0].get("body", b"")
+        if coding is not None:
+            body = decoded(coding, body, self.max_body)
+        call = read_request(found, content_type=content_type, body=body, named=named, allowed_fields=self.allow_fields, headers=headers)
+        context.call = call
+        return Replay(receive, messages, self, found, call)
+
+    def handshake(self, scope: Scope, context: RequestContext, found: Found | None) -> None:
+        """Read what the handshake of a WebSocket asks for, and set `context.call`.
+
+        Raises:
+            Denial: its query or a header names a model by something that is no model's name.
+        """
+        named = _named_outside(scope)
+        context.call = reading_of(found, named, ()).call()
+
+    def watch(
+        self,
+        receive: Receive,
+        found: Found | None,
+        judge: Callable[[LLMCall], Denial | None],
+        deny: Callable[[Denial], Awaitable[None]],
+    ) -> Receive:
+        """Return a `receive` for a WebSocket app, which holds each frame that names something to the rules.
+
+        Args:
+            receive: Where the frames come from.
+            found: What `find` has found.
+            judge: Says why a frame that asks for this is denied, or None.
+            deny: Told of the denial of a frame. The app then receives a disconnect in its place, and nothing else any more.
+        """
+        denied = False
+
+        async def watched() -> Any:
+            nonlocal denied
+            if denied:
+                return {"type": "websocket.disconnect", "code": 1008}
+            message = await receive()
+            if message["type"] != "websocket.receive":
+                return message
+            try:
+                call = read_frame(found, message.get("text"), message.get("bytes"), self.allow_fields)
+                denial = None if call is None else judge(call)
+            except Denial as raised:
+                denial = raised
+            if denial is None:
+                return message
+            denied = True
+            await deny(denial)
+            return {"type": "websocket.disconnect", "code": 1008}
+
+        return watched
+
+    @staticmethod
+    def _content_type(headers: Any) -> bytes | None:
+        found = [value for name, value in headers if name.lower() == b"content-type"]
+        if len(found) > 1:
+            raise Denial("content_type_not_accepted")
+        return found[0] if found else None
+
+    def _coding(self, headers: Any) -> str | None:
+        found = [value for name, value in headers if name.lower() == b"content-encoding"]
+        coding = b",".join(found).strip(b" \t").lower().decode("latin-1")
+        if coding in {"", "identity"}:
+            return None
+        if coding not in self.decode:
+            raise Denial("content_encoding_not_accepted")
+        return coding
+
+    async def _receive_all(self, headers: Any, receive: Receive) -> list[Any] | None:
+        for name, value in headers:
+            if name.lower() == b"content-length" and value.isdigit() and int(value) > self.max_body:
+                raise Denial("body_too_large")
+        messages: list[Any] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                return None
+            messages.append(message)
+            size += len(message.get("body", b""))
+            if size > self.max_body:
+                raise Denial("body_too_large")
+            if not message.get("more_body", False):
+                return messages
+
+
+def _named_outside(scope: Scope) -> tuple[str, ...]:
+    return (*models_in_path(scope["path"]), *models_named_outside(scope.get("query_string") or b"", scope["headers"]))
+
+
+DEFAULT_LENS: Final = RequestLens()
+"""How requests are read where nothing else is said."""

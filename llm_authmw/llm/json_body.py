@@ -1,0 +1,139 @@
+"""One JSON object, as a check reads it: which members it has, each once, and none of their values read that nobody asked for.
+
+A body of 200 KB is nearly all messages, which no rule looks at. So members are kept as the bytes that they are, and only what names
+something is read further. What two parsers could read in two ways is refused all the same: a member that is there twice, text that is
+no UTF-8, anything after the object, nesting without end.
+"""
+
+import re
+from collections.abc import Collection
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from llm_authmw.strict_json import MAX_DEPTH, is_array, is_object
+
+OBJECT: Final = ord("{")
+ARRAY: Final = ord("[")
+NULL: Final = Raw(b"null")
+
+_members: Final = msgspec.json.Decoder(dict[str, Raw]).decode
+_elements: Final = msgspec.json.Decoder(list[Raw]).decode
+_anything: Final = msgspec.json.Decoder().decode
+
+# What stands before the value of a member.
+_NAME: Final = re.compile(rb'[ \t\r\n]*[{,][ \t\r\n]*"((?:[^"\\]|\\.)*)"[ \t\r\n]*:[ \t\r\n]*').match
+_BUT_OPENERS: Final = bytes(byte for byte in range(256) if byte not in b"[{")
+_SMALL: Final = 4096
+"""Bytes up to which counting brackets costs less than decoding does."""
+_BLANKS: Final = b" \t\r\n"
+_USUAL_DEPTH: Final = 8
+
+
+def _nested(depth: int) -> Any:
+    """Return the type of JSON values that are nested up to a depth. Its size doubles with each level."""
+    scalar = bool | int | float | str | None
+    value: Any = scalar
+    for _ in range(depth):
+        value = scalar | list[value] | dict[str, value]
+    return value
+
+
+_usually_nested: Final = msgspec.json.Decoder(_nested(_USUAL_DEPTH)).decode
+
+
+def members_of(text: bytes) -> dict[str, Raw]:
+    """Return the members of one JSON object, in their order, with their values as the bytes that they are.
+
+    A value is well-formed JSON, but for numbers that no double holds and lone surrogates, which are found by whoever reads it.
+
+    Args:
+        text: The object and nothing else, in UTF-8 without a byte order mark.
+
+    Raises:
+        ValueError: it is no such object, holds a member twice, or is nested deeper than `MAX_DEPTH`.
+    """
+    try:
+        members = _members(text)
+        if not text.isascii():
+            # The decoder passes over values without a look at their encoding.
+            str(text, "utf-8")
+        _check_depth(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    # Braces, and for each member two quotation marks, a colon and a comma: no text can be shorter, and this long it can only be
+    # where no member was dropped for a later one of its name.
+    shortest = 1 + len("".join(members)) + sum(map(len, members.values())) + 4 * len(members)
+    if shortest != len(text) and members:
+        _check_distinct(text, members)
+    return members
+
+
+def elements_of(value: Raw) -> list[Raw]:
+    """Return the elements of an array that is a member's value, or an element.
+
+    Raises:
+        ValueError: it is no array.
+    """
+    return _elements(value)
+
+
+def begins(value: Raw) -> int:
+    """Return the first byte of a member's value, or of an element: `{`, `[`, a quotation mark, or what else a value begins with."""
+    return memoryview(value)[0]
+
+
+def refuse_other_spelling(name: str, spellings: Collection[str]) -> None:
+    """Refuse a member that some parsers take for one that means something: Go's takes `Model` for `model`, and a long s for an s.
+
+    Args:
+        name: A member that means nothing as it is spelled.
+        spellings: The names that mean something, in lower case.
+
+    Raises:
+        ValueError: it is such a member.
+    """
+    if name.casefold() in spellings:
+        raise ValueError("a member is spelled in another way than it is read")
+
+
+def _check_depth(text: bytes) -> None:
+    """Refuse what is nested deeper than `MAX_DEPTH`: the app's own parser may not be able to bear it.
+
+    As many brackets as that cannot nest deeper. Closing ones are no help in counting, as those in strings close nothing.
+    """
+    if len(text) <= _SMALL and len(text.translate(None, _BUT_OPENERS)) <= MAX_DEPTH:
+        return
+    try:
+        _usually_nested(text)
+    except msgspec.ValidationError:
+        level = [_anything(text)]
+        for _ in range(MAX_DEPTH):
+            level = [inner for outer in level for inner in _inside(outer)]
+            if not level:
+                return
+        raise ValueError("nested too deeply") from None
+
+
+def _inside(value: Any) -> list[Any]:
+    entries = value.values() if is_object(value) else value if is_array(value) else ()
+    return [entry for entry in entries if type(entry) is dict or type(entry) is list]
+
+
+def _check_distinct(text: bytes, members: dict[str, Raw]) -> None:
+    """Refuse an object that has a member twice, by walking through its text along what was kept of it.
+
+    A member that is there twice was kept in its first place with its last value. So up to the first repetition each name stands where
+    it was kept, and there either another name stands, or another value.
+    """
+    at = 0
+    for name, value in members.items():
+        named = _NAME(text, at)
+        if named is None or (named[1] != name.encode() and _anything(b'"%b"' % named[1]) != name):
+            raise ValueError("a member is there twice")
+        if not text.startswith(bytes(value), named.end()):
+            raise ValueError("a member is there twice")
+        at = named.end() + len(value)
+    if text[at:].strip(_BLANKS) != b"}":
+        raise ValueError("a member is there twice")

@@ -3,6 +3,8 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
+import anyio.to_thread
+
 from llm_authmw.asgi import Receive, Scope
 from llm_authmw.call import LLMCall
 from llm_authmw.context import RequestContext
@@ -14,12 +16,16 @@ from llm_authmw.llm.operation import Found, Operation
 from llm_authmw.llm.operations import Operations
 from llm_authmw.llm.outside_body import models_named_outside
 from llm_authmw.llm.realtime import read_frame
-from llm_authmw.llm.requests import is_json, read_request, reading_of
+from llm_authmw.llm.requests import may_be_json, read_request, reading_of
 from llm_authmw.names import Names, names
 
 MAX_BODY: Final = 10 * 1024 * 1024
 """Bytes of a body that is read, where nothing else is said."""
 
+_DIGITS: Final = 18
+"""Digits of a length that is still taken for a number."""
+_AT_ONCE: Final = 512 * 1024
+"""Bytes of a body that are read within a few milliseconds, so that it need not be done in a thread."""
 _WITHOUT_BODY: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 
 
@@ -123,7 +129,7 @@ class RequestLens:
         named = _named_outside(scope)
         content_type = self._content_type(headers)
         reads = scope["method"].upper() not in _WITHOUT_BODY and (
-            is_json(content_type) if found is None else found.operation.body != "none"
+            may_be_json(content_type) if found is None else found.operation.body != "none"
         )
         if not reads:
             context.call = reading_of(found, named, ()).call()
@@ -133,9 +139,13 @@ class RequestLens:
         if messages is None:
             return None
         body = b"".join([message.get("body", b"") for message in messages]) if len(messages) > 1 else messages[0].get("body", b"")
-        if coding is not None:
-            body = decoded(coding, body, self.max_body)
-        call = read_request(found, content_type=content_type, body=body, named=named, allowed_fields=self.allow_fields, headers=headers)
+
+        def look() -> LLMCall:
+            text = body if coding is None else decoded(coding, body, self.max_body)
+            return read_request(found, content_type=content_type, body=text, named=named, allowed_fields=self.allow_fields, headers=headers)
+
+        # The lines of a large batch take the better part of a second, in which nobody else is to wait.
+        call = look() if len(body) <= _AT_ONCE and coding is None else await anyio.to_thread.run_sync(look)
         context.call = call
         return Replay(receive, messages, self, found, call)
 
@@ -203,7 +213,7 @@ class RequestLens:
 
     async def _receive_all(self, headers: Any, receive: Receive) -> list[Any] | None:
         for name, value in headers:
-            if name.lower() == b"content-length" and value.isdigit() and int(value) > self.max_body:
+            if name.lower() == b"content-length" and value.isdigit() and (len(value) > _DIGITS or int(value) > self.max_body):
                 raise Denial("body_too_large")
         messages: list[Any] = []
         size = 0

@@ -92,7 +92,7 @@ async def test_the_very_messages_are_handed_on_and_then_those_that_follow() -> N
     async def receive() -> Any:
         return next(given)
 
-    scope = {"type": "http", "method": "POST", "path": CHAT, "headers": [], "query_string": b""}
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": CHAT, "headers": [], "query_string": b""}
     context = RequestContext()
     reading = await DEFAULT_LENS.read(scope, receive, context, DEFAULT_LENS.find("POST", CHAT))
     assert reading is not None
@@ -126,9 +126,10 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_is_nobody_to_decid
     assert [None] == reader.calls
 
 
-async def test_a_body_that_says_that_it_is_too_large_is_refused_unread() -> None:
+@pytest.mark.parametrize("length", [b"101", b"9" * 5000])
+async def test_a_body_that_says_that_it_is_too_large_is_refused_unread(length: bytes) -> None:
     reader = Reader(RequestLens(max_body=100))
-    headers = [*JSON, (b"content-length", b"101")]
+    headers = [*JSON, (b"content-length", length)]
     async with stream(reader, f"POST {CHAT}", body=[b"{"], more_body=True, headers=headers) as exchange:
         response = await exchange.started()
     assert (413, 0) == (response.status, exchange.activity.receive_calls)
@@ -223,6 +224,9 @@ async def test_the_json_of_a_route_that_nobody_knows_is_read_and_nothing_else() 
     await request(reader, "POST /own/thing", body=b"")
     assert (UNLISTED, ()) == (reader.call.operation, reader.call.models)
     assert (400, "request_malformed") == await reason(Reader(), "POST /own/thing", body=b"[1]", headers=JSON)
+    for kind in (b"application/json; charset=utf-16", b"text/json", b"application/merge-patch+json"):
+        headers = [(b"content-type", kind)]
+        assert (415, "content_type_not_accepted") == await reason(Reader(), "POST /own/thing", body=b'{"model":"a"}', headers=headers)
 
 
 async def test_a_second_layer_with_the_same_lens_reads_nothing_again() -> None:
@@ -240,6 +244,25 @@ async def test_a_lens_with_other_options_reads_for_itself() -> None:
     await request(reader, f"POST {CHAT}", body=b'{"model":"a","agent":"b"}', headers=JSON)
     assert [("chat", ("a",)), ("mine", ("a", "b"))] == [(call.operation, call.models) for call in reader.calls if call]
     assert [b'{"model":"a","agent":"b"}'] == [message["body"] for message in reader.received]
+
+
+async def test_what_a_laxer_lens_has_read_is_no_word_for_a_stricter_one() -> None:
+    reader = Reader(RequestLens(allow_fields=["api_key"]), DEFAULT_LENS)
+    assert (400, "request_field_not_allowed") == await reason(reader, f"POST {CHAT}", body=b'{"model":"a","api_key":"x"}', headers=JSON)
+
+
+async def test_what_was_read_as_one_operation_is_read_again_as_another() -> None:
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b'{"model":"a"}', "more_body": False}
+
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": CHAT, "headers": JSON, "query_string": b""}
+    context = RequestContext()
+    first = await DEFAULT_LENS.read(scope, receive, context, DEFAULT_LENS.find("POST", CHAT))
+    assert first is not None
+    second = await DEFAULT_LENS.read(scope, first, context, DEFAULT_LENS.find("POST", "/v1/embeddings"))
+    assert second is not first
+    assert context.call is not None
+    assert "embeddings" == context.call.operation
 
 
 async def test_a_request_with_a_context_that_another_one_has_filled_is_read_all_the_same() -> None:

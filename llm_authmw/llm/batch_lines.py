@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Raw
 
 from llm_authmw.errors import Denial
-from llm_authmw.llm.json_body import NULL, members_of
+from llm_authmw.llm.json_body import NULL, check_text, members_of
 from llm_authmw.llm.operations import Operations
 from llm_authmw.llm.reading import Reading
 from llm_authmw.patterns import is_canonical
@@ -31,6 +31,7 @@ def read_lines(reading: Reading, content: bytes) -> None:
     for line in lines:
         text = line.removesuffix(b"\r")
         if text:
+            check_text(text)
             _take_route(reading, text)
             reading.take_batch("requests", Raw(text))
 

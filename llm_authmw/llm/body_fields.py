@@ -5,8 +5,9 @@ Where an API takes a name in two spellings (the JSON form of protocol buffers do
 
 from typing import Final
 
-MODEL: Final = frozenset({"model", "deployment_id", "engine"})
-"""Name a model. LiteLLM prefers `deployment_id` to `model`; the first OpenAI API had `engine`."""
+MODEL: Final = frozenset({"model", "deployment_id", "embedding_model", "engine", "litellm_embedding_model"})
+"""Name a model. LiteLLM prefers `deployment_id` to `model`, and embeds what is searched for by the model of that name; the first OpenAI
+API had `engine`."""
 
 MODELS: Final = frozenset({"models", "target_model_names"})
 """Name models in a list, or, as forms do, with commas between them."""

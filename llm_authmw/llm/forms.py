@@ -16,6 +16,8 @@ from llm_authmw.llm.reading import READERS, SPELLINGS, Reading
 
 _TEXTS: Final = fields.MODEL | fields.ROUTING | {fields.PRESET, *fields.END_USER}
 """Fields that are taken as they are; every other one that means something holds JSON, or a text."""
+_PURPOSE: Final = "purpose"
+_SPELLINGS: Final = SPELLINGS | {_PURPOSE}
 _LISTS: Final = re.compile(r"\[[0-9]*\]")
 _SWITCHES: Final = {"true": b"true", "false": b"false"}
 
@@ -35,7 +37,7 @@ def read_form(reading: Reading, parts: Sequence[Part]) -> None:
     files: list[bytes] = []
     purpose: list[bytes] = []
     for part in parts:
-        if part.name == "purpose":
+        if part.name == _PURPOSE:
             purpose.append(part.content)
         if part.filename is not None and part.name not in SPELLINGS:
             files.append(part.content)
@@ -48,7 +50,7 @@ def read_form(reading: Reading, parts: Sequence[Part]) -> None:
                 raise Denial("request_field_invalid", need=f"{name} as a text")
             members.setdefault(name, []).append(_value(name, str(part.content, "utf-8"), own=name in own))
         else:
-            refuse_other_spelling(name, SPELLINGS)
+            refuse_other_spelling(name, SPELLINGS if name == _PURPOSE else _SPELLINGS)
     for name, values in members.items():
         if len(values) > 1 and name not in fields.MODELS:
             raise ValueError("a field is there twice")

@@ -23,10 +23,12 @@ _elements: Final = msgspec.json.Decoder(list[Raw]).decode
 _anything: Final = msgspec.json.Decoder().decode
 
 # What stands before the value of a member.
-_NAME: Final = re.compile(rb'[ \t\r\n]*[{,][ \t\r\n]*"((?:[^"\\]|\\.)*)"[ \t\r\n]*:[ \t\r\n]*').match
+_NAME: Final = re.compile(rb'[ \t\r\n]*[{,][ \t\r\n]*"(?:[^"\\]|\\.)*"[ \t\r\n]*:[ \t\r\n]*').match
 _BUT_OPENERS: Final = bytes(byte for byte in range(256) if byte not in b"[{")
 _SMALL: Final = 4096
-"""Bytes up to which counting brackets costs less than decoding does."""
+"""Bytes up to which counting the brackets of a text costs less than decoding it."""
+_COPIED: Final = 65_536
+"""Bytes up to which writing an object again costs less than walking through it: larger copies are given pages of their own."""
 _BLANKS: Final = b" \t\r\n"
 _USUAL_DEPTH: Final = 8
 
@@ -43,25 +45,34 @@ def _nested(depth: int) -> Any:
 _usually_nested: Final = msgspec.json.Decoder(_nested(_USUAL_DEPTH)).decode
 
 
+def check_text(text: bytes) -> None:
+    """Refuse a text that is not in UTF-8, or is nested deeper than `MAX_DEPTH`. It comes before all other functions here, once.
+
+    The decoder passes over values without a look at either, and the app's own parser may not be able to bear it.
+
+    Raises:
+        ValueError: it is such a text, or no JSON at all.
+    """
+    if not text.isascii():
+        str(text, "utf-8")
+    try:
+        _check_depth(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def members_of(text: bytes) -> dict[str, Raw]:
     """Return the members of one JSON object, in their order, with their values as the bytes that they are.
 
     A value is well-formed JSON, but for numbers that no double holds and lone surrogates, which are found by whoever reads it.
 
     Args:
-        text: The object and nothing else, in UTF-8 without a byte order mark.
+        text: The object and nothing else; all of it, or a value in it, was checked by `check_text`.
 
     Raises:
-        ValueError: it is no such object, holds a member twice, or is nested deeper than `MAX_DEPTH`.
+        ValueError: it is no such object, or holds a member twice.
     """
-    try:
-        members = _members(text)
-        if not text.isascii():
-            # The decoder passes over values without a look at their encoding.
-            str(text, "utf-8")
-        _check_depth(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+    members = _members(text)
     # Braces, and for each member two quotation marks, a colon and a comma: no text can be shorter, and this long it can only be
     # where no member was dropped for a later one of its name.
     shortest = 1 + len("".join(members)) + sum(map(len, members.values())) + 4 * len(members)
@@ -99,7 +110,7 @@ def refuse_other_spelling(name: str, spellings: Collection[str]) -> None:
 
 
 def _check_depth(text: bytes) -> None:
-    """Refuse what is nested deeper than `MAX_DEPTH`: the app's own parser may not be able to bear it.
+    """Refuse what is nested deeper than `MAX_DEPTH`.
 
     As many brackets as that cannot nest deeper. Closing ones are no help in counting, as those in strings close nothing.
     """
@@ -122,17 +133,20 @@ def _inside(value: Any) -> list[Any]:
 
 
 def _check_distinct(text: bytes, members: dict[str, Raw]) -> None:
-    """Refuse an object that has a member twice, by walking through its text along what was kept of it.
+    """Refuse an object that has a member twice, by walking through its text along the values that were kept.
 
-    A member that is there twice was kept in its first place with its last value. So up to the first repetition each name stands where
-    it was kept, and there either another name stands, or another value.
+    A member that is there twice was kept once. So after as many members as were kept the text is not at its end, unless a value on the
+    way was another one than was kept. No JSON value begins with another one, but for numbers, and those do not end there.
     """
+    if len(text) <= _COPIED:
+        # As Python writes it.
+        written = b", ".join([b'"%b": %b' % (name.encode(), value) for name, value in members.items()])
+        if text == b"{%b}" % written:
+            return
     at = 0
-    for name, value in members.items():
+    for value in members.values():
         named = _NAME(text, at)
-        if named is None or (named[1] != name.encode() and _anything(b'"%b"' % named[1]) != name):
-            raise ValueError("a member is there twice")
-        if not text.startswith(bytes(value), named.end()):
+        if named is None or not text.startswith(bytes(value), named.end()):
             raise ValueError("a member is there twice")
         at = named.end() + len(value)
     if text[at:].strip(_BLANKS) != b"}":

@@ -11,7 +11,7 @@ from typing import Final
 from llm_authmw.llm.model_names import model_name
 
 _PREFIXES: Final = ("file-", "batch_")
-_SHORTEST: Final = len(base64.b64encode(b"litellm:;model,m"))
+_SHORTEST: Final = len(base64.b64encode(b"litellm:;model,m").rstrip(b"="))
 _STANDARD: Final = str.maketrans("-_", "+/")
 _MARK: Final = b"litellm"
 _NAMES: Final = re.compile(rb"(?:;model|target_model_names),([^;]+)")
@@ -25,13 +25,11 @@ def models_in_id(value: str) -> tuple[str, ...]:
     """
     if len(value) < _SHORTEST:
         return ()
-    text = value.encode("utf-8", "surrogatepass")
-    if _MARK not in text:
-        text = _decoded(next((value.removeprefix(prefix) for prefix in _PREFIXES if value.startswith(prefix)), value))
-        if _MARK not in text:
-            return ()
-    listed = [name.strip() for match in _NAMES.finditer(text) for name in match[1].decode("utf-8", "replace").split(",")]
-    return tuple(model_name(name) for name in listed)
+    encoded = next((value.removeprefix(prefix) for prefix in _PREFIXES if value.startswith(prefix)), value)
+    # Some are taken as they stand too. Both are looked at, as what one of them hides may be in the other.
+    texts = [text for text in (value.encode("utf-8", "surrogatepass"), _decoded(encoded)) if _MARK in text]
+    listed = [match[1].decode("utf-8", "replace") for text in texts for match in _NAMES.finditer(text)]
+    return tuple(model_name(name.strip()) for names in listed for name in names.split(","))
 
 
 def models_in_path(path: str) -> tuple[str, ...]:

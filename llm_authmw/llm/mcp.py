@@ -10,7 +10,7 @@ from msgspec import Raw
 
 from llm_authmw.errors import Denial
 from llm_authmw.header_names import ORDINARY, fold
-from llm_authmw.llm.json_body import NULL, OBJECT, begins, elements_of, members_of, refuse_other_spelling
+from llm_authmw.llm.json_body import NULL, OBJECT, begins, check_text, elements_of, members_of, refuse_other_spelling
 from llm_authmw.llm.tools import Tools
 from llm_authmw.names import name_problem
 
@@ -44,8 +44,8 @@ def read_messages(tools: Tools, body: bytes, headers: Iterable[tuple[bytes, byte
         Denial: a message lacks the name of what it asks for (`request_field_invalid`), or a header names something else than the message
             (`mcp_header_mismatch`).
     """
+    check_text(body)
     if body.lstrip(b" \t\r\n").startswith(b"["):
-        # Depth, encoding and repetitions are looked at for each.
         messages = [bytes(message) for message in elements_of(Raw(body))]
         if not 1 <= len(messages) <= MAX_MESSAGES:
             raise ValueError("an empty batch, or too many messages")

@@ -22,14 +22,14 @@ _WITHOUT_BODY: Final = frozenset({"GET", "DELETE"})
 class _End:
     """An ending of an operation, where the tree has been read to its first segment."""
 
-    __slots__ = ("after", "before", "found", "names_model", "operation", "own")
+    __slots__ = ("action", "after", "before", "found", "names_model", "operation")
 
-    def __init__(self, operation: Operation, ending: Ending, *, own: bool) -> None:
+    def __init__(self, operation: Operation, ending: Ending) -> None:
         self.operation: Final = operation
-        self.own: Final = own
         self.names_model: Final = ending.model is not None
         self.before: Final = ending.model or 0
         self.after: Final = len(ending.segments) - 1 - self.before
+        self.action: Final = ending.action and f":{ending.action}"
         self.found: Final = Found(operation, ())
 
 
@@ -66,9 +66,11 @@ class _Tree:
             if segment is not None:
                 node = node.literal.setdefault(segment, _Node())
             elif ending.several and place == ending.model:
-                node.several = node = node.several or _Node()
+                node.several = node.several or _Node()
+                node = node.several
             else:
-                node.one = node = node.one or _Node()
+                node.one = node.one or _Node()
+                node = node.one
         return node
 
 
@@ -120,22 +122,21 @@ class Operations:
             last -= 1
         if last < 1:
             return None
-        node = tree.plain
-        segment = segments[last]
-        if ":" in segment and segment not in node.literal and method not in _WITHOUT_BODY:
-            # An action decides what is done with a model. One that is not known is never taken for an identifier with a colon in it.
-            name, _, action = segment.rpartition(":")
-            if not name or action not in tree.actions:
+        match = None
+        if ":" in segments[last]:
+            match = _match_action(tree, segments, last)
+            # An action decides what is done with a model. One that is not known counts as part of a name only where a request brings
+            # nothing that could be run.
+            if match is None and method not in _WITHOUT_BODY:
                 return None
-            node = tree.actions[action]
-            segments[last] = name
-        match = _match(node, segments, last)
+        match = match or _match(tree.plain, segments, last)
         if match is None:
             return None
         end, first = match
         if not end.names_model:
             return end.found
-        return Found(end.operation, (model_name("/".join(segments[first + end.before : last + 1 - end.after])),))
+        named = "/".join(segments[first + end.before : last + 1 - end.after])
+        return Found(end.operation, (model_name(named.removesuffix(end.action)),))
 
     def _add(self, operation: Operation, *, own: bool) -> None:
         for route in operation.routes:
@@ -143,11 +144,21 @@ class Operations:
             for method in ending.methods:
                 node = self._trees.setdefault(method, _Tree()).add(ending)
                 if node.end is None:
-                    node.end = _End(operation, ending, own=own)
-                elif own or not node.end.own:
+                    node.end = _End(operation, ending)
+                elif own:
                     raise ConfigurationError(
                         "operations", f"{node.end.operation.name!r} and {operation.name!r} both have the ending {route!r}, for {method}"
                     )
+
+
+def _match_action(tree: _Tree, segments: list[str], last: int) -> _Match | None:
+    """Return the ending whose last segment is literally the path's, or else the one with its action."""
+    literal = tree.plain.literal.get(segments[last])
+    if literal is not None and (match := _match(literal, segments, last - 1)) is not None:
+        return match
+    name, _, action = segments[last].rpartition(":")
+    node = tree.actions.get(action)
+    return _match(node, segments, last) if name and node is not None else None
 
 
 def _match(node: _Node, segments: list[str], at: int) -> _Match | None:

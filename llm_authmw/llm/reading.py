@@ -9,7 +9,7 @@ from msgspec import Raw
 from llm_authmw.call import LLMCall
 from llm_authmw.errors import Denial
 from llm_authmw.llm import body_fields as fields
-from llm_authmw.llm.json_body import ARRAY, NULL, OBJECT, begins, elements_of, members_of, refuse_other_spelling
+from llm_authmw.llm.json_body import ARRAY, NULL, OBJECT, begins, check_text, elements_of, members_of, refuse_other_spelling
 from llm_authmw.llm.managed_ids import models_in_id
 from llm_authmw.llm.model_names import model_name
 from llm_authmw.llm.operation import Operation
@@ -72,12 +72,17 @@ class Reading:
         )
 
     def body(self, text: bytes) -> None:
-        """Read the body of a request, or what stands for one inside of it.
+        """Read the body of a request.
 
         Raises:
             ValueError: it is not one JSON object that can be read in one way only.
             Denial: a field of it is not accepted, or names a model by something else than a model's name.
         """
+        check_text(text)
+        self.part(text)
+
+    def part(self, text: bytes) -> None:
+        """Read an object of a body that means what a body would, as `body` does. All of the body was checked before."""
         own = self.operation.model_fields
         for name, value in members_of(text).items():
             read = READERS.get(name)
@@ -110,7 +115,7 @@ class Reading:
             for element in elements_of(value):
                 self.take_models(name, element)
         elif begins(value) == OBJECT:
-            self.body(bytes(value))
+            self.part(bytes(value))
         elif value != NULL:
             named = _decode(value)
             for part in named.split(",") if type(named) is str and name == "target_model_names" else (named,):
@@ -135,20 +140,20 @@ class Reading:
                 self.take_fallbacks(name, element)
         elif kind == OBJECT:
             text = bytes(value)
+            self.part(text)
             members = members_of(text)
-            if "model" in members:
-                self.body(text)
             for member, inner in members.items():
-                if member not in READERS or "model" not in members:
-                    self._take_targets(member, inner, whole="model" not in members)
+                # Nothing twice, or objects within objects would be read more often with each level.
+                if member not in READERS and "model" not in members:
+                    self.take_fallbacks(member, inner)
+                elif member not in READERS or member in _PASS_OVER_LISTS:
+                    self._take_targets(member, inner)
         elif value != NULL:
             self.add_model(_decode(value))
 
-    def _take_targets(self, name: str, value: Raw, *, whole: bool) -> None:
+    def _take_targets(self, name: str, value: Raw) -> None:
         # A proxy may take an object that has a `model` for a map all the same, so its lists of names count too.
-        if whole:
-            self.take_fallbacks(name, value)
-        elif begins(value) == ARRAY:
+        if begins(value) == ARRAY:
             for element in elements_of(value):
                 if begins(element) != OBJECT or "model" in members_of(bytes(element)):
                     self.take_fallbacks(name, element)
@@ -156,14 +161,14 @@ class Reading:
     def take_body(self, _name: str, value: Raw) -> None:
         """Read a member that may hold a body of its own."""
         if begins(value) == OBJECT:
-            self.body(bytes(value))
+            self.part(bytes(value))
 
     def take_merged(self, name: str, value: Raw) -> None:
         """Read a member that is merged into the body."""
         if begins(value) != OBJECT:
             # A text that holds JSON is merged too, by some.
             raise Denial("request_field_invalid", need=f"{name} as an object")
-        self.body(bytes(value))
+        self.part(bytes(value))
 
     def take_batch(self, name: str, value: Raw) -> None:
         """Read the requests of a batch."""
@@ -173,10 +178,14 @@ class Reading:
                 self.take_batch(name, element)
         elif kind == OBJECT:
             text = bytes(value)
-            self.body(text)
+            self.part(text)
             for member, inner in members_of(text).items():
-                if member in fields.INSIDE_BATCHES and member not in READERS:
+                if member in READERS:
+                    continue
+                if member in fields.INSIDE_BATCHES:
                     self.take_batch(member, inner)
+                else:
+                    refuse_other_spelling(member, _BATCH_SPELLINGS)
 
     def take_speech(self, _name: str, value: Raw) -> None:
         """Read what a realtime session says of speech."""
@@ -187,7 +196,7 @@ class Reading:
                 elif name == "model" and inner != NULL:
                     self.take_model(name, inner)
                 else:
-                    refuse_other_spelling(name, SPELLINGS)
+                    refuse_other_spelling(name, _SPEECH_SPELLINGS)
 
     def take_settings(self, _name: str, value: Raw) -> None:
         """Read a member that holds ceilings and choices."""
@@ -287,6 +296,10 @@ READERS: Final[Mapping[str, Reader]] = {
     **_all(fields.END_USER, Reading.take_label),
     **_all(fields.ROUTING, Reading.refuse),
 }
+# Members whose readers want an object or a text: as a name in a map of fallbacks, such a one may have a list.
+_PASS_OVER_LISTS: Final = fields.BODIES | fields.SPEECH | fields.SETTINGS | {*fields.END_USER, "metadata", "toolConfig"}
 SPELLINGS: Final = frozenset(name.casefold() for name in READERS)
 """The members that mean something, in lower case."""
+_BATCH_SPELLINGS: Final = frozenset(name.casefold() for name in fields.INSIDE_BATCHES)
+_SPEECH_SPELLINGS: Final = frozenset({"model", *fields.INSIDE_SPEECH})
 _SETTINGS_SPELLINGS: Final = frozenset(name.casefold() for name in _SETTINGS)

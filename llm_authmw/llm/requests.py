@@ -31,6 +31,11 @@ def is_json(content_type: bytes | None) -> bool:
     return content_type is None or content_type == b"application/json" or _JSON.fullmatch(content_type) is not None
 
 
+def may_be_json(content_type: bytes | None) -> bool:
+    """Say whether somebody may read a body of this type as JSON, so that it has to be read here on a route that nobody knows."""
+    return content_type is None or b"json" in content_type.lower()
+
+
 def reading_of(found: Found | None, named: Iterable[str], allowed_fields: Collection[str]) -> Reading:
     """Return what is known of a request before its body is read."""
     if found is None:
@@ -77,7 +82,7 @@ def _read_body(reading: Reading, content_type: bytes | None, body: bytes, header
     if boundary is not None:
         read_form(reading, parts_of(boundary, body))
     elif not is_json(content_type):
-        if reading.operation is not _UNLISTED:
+        if reading.operation is not _UNLISTED or may_be_json(content_type):
             raise Denial("content_type_not_accepted")
     elif kind == "mcp":
         read_messages(reading.tools, body, headers)

@@ -75,6 +75,7 @@ def test_every_field_that_names_models_counts(fields: list[tuple[str, str | byte
         ([("n", "many")], "request_field_invalid"),
         ([("stream", "maybe")], "request_field_invalid"),
         ([("purpose", "batch"), ("purpose", "assistants")], "request_malformed"),
+        ([("Purpose", "batch"), ("purpose", "assistants")], "request_malformed"),
     ],
 )
 def test_a_form_that_is_no_clear_request_is_refused(fields: list[tuple[str, str | bytes]], expected: str) -> None:

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from llm_authmw.llm.json_body import elements_of, members_of
+from llm_authmw.llm import json_body
+from llm_authmw.llm.json_body import check_text, elements_of
 from llm_authmw.strict_json import MAX_DEPTH
 
 SEPARATORS = [(",", ":"), (", ", ": "), (" , ", " : "), ("\n,\t", "\r\n:")]
@@ -37,6 +38,11 @@ BAD = {
     "a name that is no text": b"{1:1}",
     "no end": b'{"a":1',
 }
+
+
+def members_of(text: bytes) -> dict[str, Raw]:
+    check_text(text)
+    return json_body.members_of(text)
 
 
 @pytest.mark.parametrize("text", [pytest.param(text, id=what) for what, text in BAD.items()])
@@ -71,8 +77,12 @@ def test_a_member_that_is_there_twice_is_refused(text: bytes) -> None:
             members_of(text)
 
 
-@given(st.dictionaries(st.text(max_size=6), VALUES, max_size=6), st.sampled_from(SEPARATORS), st.booleans(), st.sampled_from([None, 1, "\t"]))
-def test_members_are_what_another_parser_reads(value: dict[str, object], separators: tuple[str, str], ascii_only: bool, indent: object) -> None:  # noqa: FBT001 - drawn
+@given(
+    st.dictionaries(st.text(max_size=6), VALUES, max_size=6), st.sampled_from(SEPARATORS), st.booleans(), st.sampled_from([None, 1, "\t"])
+)
+def test_members_are_what_another_parser_reads(
+    value: dict[str, object], separators: tuple[str, str], ascii_only: bool, indent: object
+) -> None:
     text = json.dumps(value, separators=separators, ensure_ascii=ascii_only, indent=indent)  # type: ignore[arg-type]
     try:
         encoded = text.encode()

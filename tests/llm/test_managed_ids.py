@@ -35,6 +35,18 @@ def test_characters_that_a_lenient_decoder_skips_hide_nothing() -> None:
     assert ("fake-big",) == models_in_id(f"file-{base64.b64encode(b'litellm:file-???>>>;model,fake-big').decode()}")
 
 
+def test_an_id_that_also_reads_like_one_as_it_stands_hides_nothing() -> None:
+    # The mark itself, where it stands in the encoded text: these bytes are what it decodes to, in two places of it.
+    inside = base64.b64decode("AlitellmAAAA")
+    text = base64.b64encode(b"litellm:abc" + b"x" + inside + b";model,fake-big").decode()
+    assert "litellm" in text
+    assert ("fake-big",) == models_in_id(f"file-{text}")
+
+
+def test_the_shortest_id_is_read() -> None:
+    assert ("m",) == models_in_id(encoded("litellm:;model,m").rstrip("="))
+
+
 @pytest.mark.parametrize(
     "value",
     [

@@ -195,7 +195,7 @@ OWN = Operations(
     Operation(name="several", routes=["go/{model...}/now", "GET go/{model...}", "go/{model...}:now"]),
     Operation(name="any", routes=["things/*/parts/*", "GET,DELETE,WS things/*"]),
     Operation(name="part", routes=["parts/last"]),
-    Operation(name="colon", routes=["things:run", "runs/{model}:run"]),
+    Operation(name="colon", routes=["things:run", "runs/{model}:run", "GET run/{model}:status"]),
 )
 
 
@@ -224,9 +224,23 @@ OWN = Operations(
         ("WS /things/1", ("any", ())),
         ("POST /things/1", None),
         ("POST /v1/things:run", ("colon", ())),
+        ("POST /x/y:z/things:run", ("colon", ())),
+        ("POST /things/1/parts/things:run", ("colon", ())),
+        ("POST /runs/things:run", ("colon", ())),
         ("POST /runs/a:run", ("colon", ("a",))),
+        ("POST /runs/a:run:run", ("colon", ("a:run",))),
+        ("GET /run/m:status", ("colon", ("m",))),
+        ("GET /run/m:states", ("one", ("m:states",))),
+        ("GET /x/m:status", None),
+        ("GET /go/m:status", ("several", ("m:status",))),
         ("POST /runs/a/b:run", None),
         ("POST /runs/:run", None),
+        # What stands before the first slash is no segment.
+        ("POST things:run", None),
+        ("POST run/m", None),
+        ("POST go/m/now", None),
+        ("POST go/a/m/now", None),
+        ("GET go/m", None),
     ],
 )
 def test_what_stands_for_one_segment_is_one_and_what_stands_for_several_is_one_or_more(

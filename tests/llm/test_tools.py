@@ -70,7 +70,9 @@ def test_tools_outside_of_the_list_of_tools_count() -> None:
     assert ("web",) == read({"plugins": [{"id": "web"}]}).tools
     assert ("web_search",) == read({"session": {"tools": [{"type": "web_search"}]}}).tools
     assert ("old",) == read({"functions": [{"name": "old"}]}).functions
-    bedrock = read({"toolConfig": {"tools": [{"toolSpec": {"name": "f"}}, {"cachePoint": {"type": "default"}}, {"systemTool": {"name": "x"}}]}})
+    bedrock = read(
+        {"toolConfig": {"tools": [{"toolSpec": {"name": "f"}}, {"cachePoint": {"type": "default"}}, {"systemTool": {"name": "x"}}]}}
+    )
     assert (("system_tool",), ("f",)) == (bedrock.tools, bedrock.functions)
     assert () == read({"tools": None}).tools
 

@@ -1,0 +1,77 @@
+"""Whether a route that no table of operations has looks like one of an LLM API all the same: a new one, or somebody's own."""
+
+import re
+from typing import Final
+
+from llm_authmw.llm.apis import BUILT_IN
+from llm_authmw.llm.endings import Ending
+
+_VERSION: Final = re.compile(r"v\d+(?:(?:alpha|beta)\d*)?")
+_EVERYDAY: Final = frozenset(
+    {
+        *(
+            "accept",
+            "api",
+            "calls",
+            "cancel",
+            "characters",
+            "complete",
+            "content",
+            "events",
+            "extensions",
+            "files",
+            "jobs",
+            "messages",
+            "parts",
+        ),
+        *("pause", "refer", "reject", "results", "resume", "runs", "search", "sessions", "steps", "threads", "uploads", "utils", "videos"),
+    }
+)
+"""Words of the table that any app has routes of."""
+_WORDS: Final = (
+    frozenset(segment for operation in BUILT_IN for route in operation.routes for segment in Ending.parse(route).segments if segment)
+    | {
+        *("completion", "generation", "infer", "inference", "llm", "predict", "prediction", "predictions"),
+        # What gateways put in front of whatever a provider has, and kinds of requests that only some of them know.
+        *(
+            "a2a",
+            "assemblyai",
+            "azure",
+            "azure_ai",
+            "bedrock",
+            "cohere",
+            "gemini",
+            "mistral",
+            "openai",
+            "rag",
+            "vertex",
+            "vertex-ai",
+            "vllm",
+        ),
+    }
+) - _EVERYDAY
+_OF_TOOLS: Final = frozenset({"mcp", "mcp-rest", "tools"})
+
+
+def resembles_an_api(path: str) -> bool:
+    """Say whether a path has a version, an action, or a word in it as the routes of LLM APIs do.
+
+    What such a route does with a request that names no model nobody knows, so that callers whose models are restricted need a role which
+    names the route itself. Any other route is the app's own business: what its body names in the usual places is looked at, and no more.
+
+    Args:
+        path: A canonical path (`llm_authmw.patterns.canonical_route`).
+    """
+    segments = path.lower().split("/")
+    return ":" in segments[-1] or any(
+        segment in _WORDS or segment in _OF_TOOLS or _VERSION.fullmatch(segment) is not None for segment in segments
+    )
+
+
+def resembles_tools(path: str) -> bool:
+    """Say whether a path has a word in it as routes have on which tools are run.
+
+    Args:
+        path: A canonical path.
+    """
+    return not _OF_TOOLS.isdisjoint(path.lower().split("/"))

@@ -20,7 +20,9 @@ class LLMCall(msgspec.Struct, frozen=True, kw_only=True):
         operation: What is asked for, as the table of operations names it: "chat", "embeddings", "mcp".
         models: Every model that it names, wherever it does, each once: the body's, the path's, the query's, a header's, fallbacks. Whoever
             may not use all of them may not make the request.
-        needs_model: Whether the operation runs a model, so that a request that names none leaves the choice to somebody else.
+        needs_model: Whether the operation runs a model.
+        leaves_choice: Whether it does, and nothing where the API looks for the model names one: whoever is behind chooses, whatever
+            fallbacks or headers say.
         max_output_tokens: The largest ceiling that it names for what is generated, in tokens; None where it names none.
         choices: How many answers to each input it asks for.
         streaming: Whether it asks for a stream.
@@ -34,6 +36,7 @@ class LLMCall(msgspec.Struct, frozen=True, kw_only=True):
     operation: str
     models: tuple[str, ...] = ()
     needs_model: bool = True
+    leaves_choice: bool = False
     max_output_tokens: int | None = None
     choices: int = 1
     streaming: bool = False

@@ -155,8 +155,7 @@ class RequestLens:
         Raises:
             Denial: its query or a header names a model by something that is no model's name.
         """
-        named = _named_outside(scope)
-        context.call = reading_of(found, named, ()).call()
+        context.call = reading_of(found, _named_outside(scope), (), socket=True).call()
 
     def watch(
         self,

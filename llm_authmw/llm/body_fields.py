@@ -9,6 +9,9 @@ MODEL: Final = frozenset({"model", "deployment_id", "embedding_model", "engine",
 """Name a model. LiteLLM prefers `deployment_id` to `model`, and embeds what is searched for by the model of that name; the first OpenAI
 API had `engine`."""
 
+CHOOSING: Final = "model"
+"""Names the model that is run. Where it is missing, whoever knows none of the other names runs a model of its own choice."""
+
 MODELS: Final = frozenset({"models", "target_model_names"})
 """Name models in a list, or, as forms do, with commas between them."""
 

@@ -21,8 +21,8 @@ MAX_NUMBER: Final = 2**31
 
 _USER_OF_METADATA: Final = "metadata.user_id"
 
-_METADATA_LABEL: Final = "metadata.user_id"
-_LABELS: Final = (*fields.END_USER, _METADATA_LABEL)
+_REALTIME: Final = "realtime"
+"""The operation whose session names the model that is run."""
 
 _decode: Final = msgspec.json.Decoder().decode
 
@@ -34,19 +34,24 @@ class Reading:
         operation: What the route asks for.
         models: The models that were named outside of the body.
         allowed_fields: Members that choose where or as whom a request is sent on, and that callers may use all the same.
+        chosen: Whether one of the models stands where the API looks for the one that it runs.
 
     Attributes:
         operation: What the route asks for.
         models: Every model that was named, in its order, repetitions and all.
         tools: What tools it declares or runs.
         streaming: Whether a stream is asked for.
+        chosen: Whether a model was named where the API looks for the one that it runs, and not only as a fallback or beside it.
     """
 
-    __slots__ = ("_allowed", "_ceiling", "_choices", "_labels", "_unbounded", "models", "operation", "streaming", "tools")
+    __slots__ = ("_allowed", "_ceiling", "_choices", "_labels", "_unbounded", "chosen", "models", "operation", "streaming", "tools")
 
-    def __init__(self, operation: Operation, models: Iterable[str] = (), allowed_fields: Collection[str] = ()) -> None:
+    def __init__(
+        self, operation: Operation, models: Iterable[str] = (), allowed_fields: Collection[str] = (), *, chosen: bool = False
+    ) -> None:
         self.operation: Final = operation
         self.models: Final[list[str]] = list(models)
+        self.chosen = chosen
         self.tools: Final = Tools()
         self.streaming: bool = operation.streams
         self._allowed: Final = allowed_fields
@@ -63,6 +68,7 @@ class Reading:
             operation=operation.name,
             models=tuple(dict.fromkeys(self.models)) if len(self.models) > 1 else tuple(self.models),
             needs_model=operation.needs_model,
+            leaves_choice=operation.needs_model and not self.chosen,
             max_output_tokens=None if self._unbounded else self._ceiling,
             choices=self._choices,
             streaming=self.streaming,
@@ -91,6 +97,7 @@ class Reading:
                     read(self, name, value)
             elif name in own:
                 self.take_models(name, value)
+                self.chosen = self.chosen or value != NULL
             elif name.casefold() in SPELLINGS:
                 refuse_other_spelling(name, SPELLINGS)
 
@@ -105,9 +112,10 @@ class Reading:
             value = value.removeprefix("models/")
         self.models.append(model_name(value))
 
-    def take_model(self, _name: str, value: Raw) -> None:
+    def take_model(self, name: str, value: Raw) -> None:
         """Read a member that names one model."""
         self.add_model(_decode(value))
+        self.chosen = self.chosen or name == fields.CHOOSING
 
     def take_models(self, name: str, value: Raw) -> None:
         """Read a member that names models: in a list, or in a text with commas between them."""
@@ -269,6 +277,18 @@ def _number(name: str, number: object) -> int:
 Reader: TypeAlias = Callable[[Reading, str, Raw], None]
 
 
+def _beside(reader: Reader) -> Reader:
+    """Return a reader of what stands beside the model that is run: a name in it chooses none, but for realtime sessions."""
+
+    def read(reading: Reading, name: str, value: Raw) -> None:
+        chosen = reading.chosen
+        reader(reading, name, value)
+        if reading.operation.name != _REALTIME:
+            reading.chosen = chosen
+
+    return read
+
+
 def _all(names: Iterable[str], reader: Reader) -> dict[str, Reader]:
     return dict.fromkeys(names, reader)
 
@@ -280,17 +300,17 @@ _SETTINGS: Final[Mapping[str, Reader]] = {
 READERS: Final[Mapping[str, Reader]] = {
     **_SETTINGS,
     **_all(fields.MODEL, Reading.take_model),
-    **_all(fields.MODELS, Reading.take_models),
+    **_all(fields.MODELS, _beside(Reading.take_models)),
     **_all(fields.IDS, Reading.take_id),
     fields.PRESET: Reading.take_preset,
-    **_all(fields.FALLBACKS, Reading.take_fallbacks),
-    **_all(fields.BODIES, Reading.take_body),
-    **_all(fields.MERGED, Reading.take_merged),
+    **_all(fields.FALLBACKS, _beside(Reading.take_fallbacks)),
+    **_all(fields.BODIES, _beside(Reading.take_body)),
+    **_all(fields.MERGED, _beside(Reading.take_merged)),
     **_all(fields.BATCHES, Reading.take_batch),
-    **_all(fields.SPEECH, Reading.take_speech),
+    **_all(fields.SPEECH, _beside(Reading.take_speech)),
     **_all(fields.SETTINGS, Reading.take_settings),
-    **_all(fields.TOOLS, Reading.take_tools),
-    "toolConfig": Reading.take_tool_config,
+    **_all(fields.TOOLS, _beside(Reading.take_tools)),
+    "toolConfig": _beside(Reading.take_tool_config),
     "stream": Reading.take_stream,
     "metadata": Reading.take_metadata,
     **_all(fields.END_USER, Reading.take_label),

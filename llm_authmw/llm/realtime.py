@@ -41,4 +41,4 @@ def read_frame(found: Found | None, text: str | None, data: bytes | None, allowe
     call = reading.call()
     if not call.models and not call.tools:
         return None
-    return msgspec.structs.replace(call, needs_model=False)
+    return msgspec.structs.replace(call, needs_model=False, leaves_choice=False)

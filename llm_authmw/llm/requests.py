@@ -36,11 +36,11 @@ def may_be_json(content_type: bytes | None) -> bool:
     return content_type is None or b"json" in content_type.lower()
 
 
-def reading_of(found: Found | None, named: Iterable[str], allowed_fields: Collection[str]) -> Reading:
-    """Return what is known of a request before its body is read."""
+def reading_of(found: Found | None, named: Sequence[str], allowed_fields: Collection[str], *, socket: bool = False) -> Reading:
+    """Return what is known of a request before its body is read: for the handshake of a WebSocket, all of it."""
     if found is None:
         return Reading(_UNLISTED, named, allowed_fields)
-    return Reading(found.operation, (*found.models, *named), allowed_fields)
+    return Reading(found.operation, (*found.models, *named), allowed_fields, chosen=bool(found.models or (socket and named)))
 
 
 def read_request(

@@ -48,6 +48,29 @@ _WORDS: Final = (
             "vertex-ai",
             "vllm",
         ),
+        # The same, as LiteLLM's pass-through routes begin.
+        *(
+            "azure_speech",
+            "bespoke",
+            "comprehendmedical",
+            "cursor",
+            "eu.assemblyai",
+            "fal_ai",
+            "gigachat",
+            "laya",
+            "langfuse",
+            "milvus",
+            "nvidia_nim",
+            "openai_passthrough",
+            "openrouter",
+            "systemone",
+            "tinyfish",
+            "transcribe",
+            "transform_request",
+            "typesafe",
+            "vertex_ai",
+            "watsonx",
+        ),
     }
 ) - _EVERYDAY
 _OF_TOOLS: Final = frozenset({"mcp", "mcp-rest", "tools"})

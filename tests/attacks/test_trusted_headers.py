@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from llm_authmw import KeyAuthMiddleware, StaticKeys
 from llm_authmw.authn.header_map import FIELDS, HeaderMap
-from llm_authmw.authn.identity_headers import fold
 from llm_authmw.authn.proof import Proof, SharedSecret, UnixSocket
 from llm_authmw.authn.trusted_header import HeaderTrustMiddleware
 from llm_authmw.context import CONTEXT_KEY
+from llm_authmw.header_names import fold
 from llm_authmw.testing import Response, request, stream, websocket
 from llm_authmw.testing.witness import Witness
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from starlette.middleware import Middleware
 
 from llm_authmw import KeyAuthMiddleware, Stack, StaticKeys
-from llm_authmw.authn.channels import COOKIE_HEADERS, CREDENTIAL_HEADERS, CREDENTIAL_PARAMETERS, REWRITING_HEADERS
+from llm_authmw.authn.channels import COOKIE_HEADERS, CREDENTIAL_HEADERS, CREDENTIAL_PARAMETERS
 from llm_authmw.authn.identity_headers import WELL_KNOWN
+from llm_authmw.overrides import OVERRIDES
 from llm_authmw.testing import request, websocket
 from llm_authmw.testing.witness import Witness
 from llm_authmw.upstream import UpstreamCredentialMiddleware
@@ -34,7 +35,7 @@ NAMES = [
 PARAMETERS = ["key", "api_key", "api-key", "apikey", "access_token", "subscription-key", "token", "x-api-key"]
 HARMLESS = [b"accept", b"Content-Type", b"user-agent", b"x-request-id", b"openai-organization", b"anthropic-version", b"x-stainless-lang"]
 
-KNOWN_HEADERS = sorted(CREDENTIAL_HEADERS | COOKIE_HEADERS | REWRITING_HEADERS | WELL_KNOWN | {name.encode() for name in NAMES})
+KNOWN_HEADERS = sorted(CREDENTIAL_HEADERS | COOKIE_HEADERS | OVERRIDES | WELL_KNOWN | {name.encode() for name in NAMES})
 KNOWN_PARAMETERS = sorted(CREDENTIAL_PARAMETERS | {name.encode() for name in PARAMETERS})
 
 

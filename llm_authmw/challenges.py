@@ -1,6 +1,7 @@
 """Challenges, the values of `WWW-Authenticate`: read and written (RFC 9110 §11.6.1)."""
 
 import re
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 _WORD: Final = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
@@ -51,6 +52,24 @@ def parse_challenge(text: str) -> Challenge | None:
                 return None
             position = comma.end()
     return Challenge(begins[1], parameters)
+
+
+def for_bearers(challenges: Iterable[str], parameters: Mapping[str, str]) -> tuple[str, ...]:
+    """Return challenges, each once, with parameters added to those that ask for a bearer token; what cannot be read stays as it is.
+
+    Beside one that says where to get a token, a bare `Bearer` says nothing and is left out: some clients read no further than that.
+    """
+    read = {text: parse_challenge(text) for text in challenges}
+    bearers = {text: challenge for text, challenge in read.items() if challenge is not None and challenge.bearer}
+    telling = any(challenge.parameters for challenge in bearers.values())
+    found: dict[str, None] = {}
+    for text in read:
+        bearer = bearers.get(text)
+        if bearer is None:
+            found[text] = None
+        elif bearer.parameters or not telling:
+            found[str(Challenge(bearer.scheme, bearer.parameters | dict(parameters))) if parameters else text] = None
+    return tuple(found)
 
 
 def _escaped(value: str) -> str:

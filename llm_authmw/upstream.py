@@ -12,6 +12,7 @@ from llm_authmw.authn.layer import AuthenticationLayer
 from llm_authmw.callbacks import DEFAULT_DEADLINE, Callback
 from llm_authmw.context import RequestContext, logger
 from llm_authmw.errors import ConfigurationError, Denial
+from llm_authmw.identity import ReadsIdentity
 from llm_authmw.principal import Principal
 from llm_authmw.protected_resource import ProtectedResourceMiddleware
 from llm_authmw.secrets import Secret, resolve_secret
@@ -86,7 +87,7 @@ class UpstreamCredentialMiddleware:
             self._lines.append(_line("header", header, "value", resolve_secret("value", value)))
         self._cookies: Final = cookies
         for layer in layers_inside(app):
-            if isinstance(layer, AuthenticationLayer | ProtectedResourceMiddleware | UpstreamCredentialMiddleware):
+            if isinstance(layer, AuthenticationLayer | ReadsIdentity | ProtectedResourceMiddleware | UpstreamCredentialMiddleware):
                 raise ConfigurationError(self.name, f"{type(layer).__name__} stands inside, where the caller's credential is gone")
 
     def __repr__(self) -> str:

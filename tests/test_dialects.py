@@ -283,6 +283,31 @@ def test_a_challenge_carries_the_error_of_a_bearer_credential(denial: Denial, ex
     assert expected == challenges(denial)
 
 
+TOO_OLD = 'error="insufficient_user_authentication", error_description="The caller logged in too long ago for this request. Log in again."'
+OTHER_MEANS = 'error="insufficient_user_authentication", error_description="The caller has to log in by other means for this request."'
+
+
+@pytest.mark.parametrize(
+    ("denial", "expected"),
+    [
+        pytest.param(
+            Denial("authentication_too_old", need="a login 300 seconds ago at most", challenges=('Bearer realm="llm", max_age="300"',)),
+            [f'Bearer realm="llm", max_age="300", {TOO_OLD}'],
+            id="a login that is too old",
+        ),
+        pytest.param(
+            Denial("authentication_class_not_accepted", challenges=("Bearer", LEADING, "Basic")),
+            [f"{LEADING}, {OTHER_MEANS}", "Basic"],
+            id="a login by other means",
+        ),
+        pytest.param(Denial("authentication_too_old", challenges=("TrustedHeader",)), ["TrustedHeader"], id="no bearer"),
+    ],
+)
+def test_a_caller_who_has_to_log_in_anew_is_told_so_and_not_that_the_token_is_bad(denial: Denial, expected: list[str]) -> None:
+    # RFC 9470 §3.
+    assert expected == challenges(denial)
+
+
 @pytest.mark.parametrize("need", ['a"b', "a\\b", "größe", "a\r\nset-cookie: x=1", "", " a", "a ", "a  b", 'role "admin"', "a\x7f"])
 def test_words_that_are_no_scopes_cannot_end_the_parameter(need: str) -> None:
     assert ['Bearer error="insufficient_scope"'] == challenges(Denial("insufficient_scope", need=need, challenges=("Bearer",)))

@@ -8,9 +8,10 @@ import msgspec
 from llm_authmw.authz.access import AccessRequest, Verdict
 from llm_authmw.authz.grants import Condition
 from llm_authmw.authz.holders import Holder, Holders
-from llm_authmw.authz.models import parse_tool
-from llm_authmw.authz.tables import CLOCK_DIFFERENCE, RoleTables, passes_unread
+from llm_authmw.authz.models import ambiguous_resource, parse_tool
+from llm_authmw.authz.tables import CLOCK_DIFFERENCE, RoleTables, needs_its_name, passes_unread
 from llm_authmw.call import UNLISTED
+from llm_authmw.llm.resemblance import resembles_tools
 from llm_authmw.network import in_networks, parse_network
 from llm_authmw.patterns import RoutePattern
 
@@ -162,7 +163,7 @@ def _own_checks(tables: RoleTables, holders: Holders, holder: Holder, request: A
         yield _route_check(principal.routes, request)
     if principal.models is not None:
         yield from _name_checks("model", principal.models, request)
-        if request.found is None and not passes_unread(request) and not _unrestricted(principal.models):
+        if needs_its_name(request) and not _unrestricted(principal.models):
             # Every model is what the credential may not use, so a role of the caller has to name the route.
             texts = [text for number, name in enumerate(tables.names) if name in holder.roles for text in tables.route_texts[number]]
             yield _literal_check(texts, request)
@@ -181,8 +182,9 @@ def _checks(tables: RoleTables, number: int, holder: Holder, request: AccessRequ
     yield _route_check(routes, request)
     if role.operations is not None:
         yield Check(name="operation", wanted=tuple(role.operations), found=operation, met=operation in role.operations)
-    if request.found is None and not passes_unread(request):
-        every = _unrestricted(models) and (principal.models is None or _unrestricted(principal.models))
+    if needs_its_name(request):
+        every = _unrestricted(models) and (not resembles_tools(request.path) or _unrestricted(tuple(role.tools)))
+        every = every and (principal.models is None or _unrestricted(principal.models))
         yield _literal_check(routes, request, every=every)
     yield from _name_checks("model", models, request)
     if request.found is not None or not _unrestricted(models):
@@ -221,7 +223,7 @@ def _name_checks(name: str, texts: tuple[str, ...], request: AccessRequest) -> I
     if call is None or passes_unread(request):
         return
     names = call.models if name == "model" else call.tools
-    if not names and name == "model" and call.needs_model and request.found is not None:
+    if name == "model" and call.leaves_choice and request.found is not None:
         yield Check(name=name, wanted=texts, found=None, met=_unrestricted(texts))
     patterns = [(text, parse_tool(text)) for text in texts]
     for given in names:
@@ -229,7 +231,10 @@ def _name_checks(name: str, texts: tuple[str, ...], request: AccessRequest) -> I
         # Whatever excludes goes before whatever includes.
         excluding = next((text for text, pattern in matching if pattern.excludes), None)
         by = excluding or next((text for text, _ in matching), None)
-        yield Check(name=name, wanted=texts, found=given, met=excluding is None and by is not None, by=by)
+        met = excluding is None and by is not None
+        if name == "tool" and ambiguous_resource(given):
+            met = met and (given in texts or _unrestricted(texts))
+        yield Check(name=name, wanted=texts, found=given, met=met, by=by)
 
 
 def _network_check(texts: tuple[str, ...], request: AccessRequest) -> Check:

@@ -1,5 +1,6 @@
 """Which roles allow a name, a model's or a tool's: every role's patterns compiled into one table, an integer of roles for an answer."""
 
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Final
@@ -11,6 +12,9 @@ from llm_authmw.patterns import ModelPattern
 MAX_REMEMBERED: Final = 4096
 """Answers that a table remembers: clients choose the names."""
 MAX_REMEMBERED_LENGTH: Final = 512
+
+# A dot segment (RFC 3986 §5.2.4), also one with parameters, a backslash, and whatever becomes one of them or a slash when it is decoded.
+_LEADS_ELSEWHERE: Final = re.compile(r"[:/]\.{1,2}(?:[/?#;]|\Z)|\\|%(?:2e|2f|5c|25)", re.IGNORECASE)
 
 
 class NameTable:
@@ -32,7 +36,7 @@ class NameTable:
     def __init__(self, roles: Sequence[Sequence[ModelPattern]], *, remember: int = MAX_REMEMBERED) -> None:
         literals: dict[str, list[int]] = {}
         prefixes: dict[str, list[int]] = {}
-        self.unrestricted = 0
+        self.unrestricted: int = 0
         for number, patterns in enumerate(roles):
             bit = 1 << number
             for pattern in patterns:
@@ -73,6 +77,10 @@ class NameTable:
             self._remembered[name] = allowed
         return allowed
 
+    def literal(self, name: str) -> int:
+        """Return the roles that allow the name by itself or every name: those for which no prefix of it had to be believed."""
+        return self.mask(name) & (self._literals.get(name, (0, 0))[0] | self.unrestricted)
+
     def _longest(self, name: str, last: int) -> int:
         """Return the place of the longest prefix of `name`, looking at none after the `last`, or -1.
 
@@ -82,6 +90,14 @@ class NameTable:
         while last >= 0 and not name.startswith(self._prefixes[last]):
             last = self._parents[last]
         return last
+
+
+def ambiguous_resource(tool: str) -> bool:
+    """Say whether a tool is an MCP resource whose address leads elsewhere than it begins, for some server that reads it.
+
+    `file:///docs/../etc/passwd` begins as everything in `file:///docs/` does.
+    """
+    return tool.startswith("resource:") and _LEADS_ELSEWHERE.search(tool) is not None
 
 
 def parse_tool(text: str) -> ModelPattern:

@@ -5,8 +5,7 @@ from typing import Final
 
 from llm_authmw.authz.access import AccessRequest, StepUp, Verdict
 from llm_authmw.authz.holders import Holder
-from llm_authmw.authz.models import NameTable
-from llm_authmw.authz.tables import RoleTables, passes_unread
+from llm_authmw.authz.tables import RoleTables, needs_its_name, passes_unread
 from llm_authmw.call import UNLISTED
 from llm_authmw.errors import Denial
 from llm_authmw.network import in_networks
@@ -47,9 +46,9 @@ def own_models_refusal(tables: RoleTables, holder: Holder, request: AccessReques
         if not own.mask(model):
             return Verdict(Denial("model_not_allowed", need=_short(f"the model {model}")))
     if request.found is not None:
-        return Verdict(Denial("model_missing", need="a model")) if call.needs_model and not call.models else None
+        return Verdict(Denial("model_missing", need="a model")) if call.leaves_choice else None
     # What an unknown route does with the request nobody knows, so that only a role which names it can vouch for it.
-    if not holder.mask & tables.routes.literal(request.method, request.path):
+    if needs_its_name(request) and not holder.mask & tables.routes.literal(request.method, request.path):
         return Verdict(Denial("operation_unknown", need=_short(f"a role that names {request.method} {request.path} without a wildcard")))
     return None
 
@@ -109,13 +108,11 @@ def _said(check: str, tables: RoleTables, number: int, request: AccessRequest) -
                 return "operation_not_allowed", f"a role that allows requests of the kind {name!r}"
             return "operation_unknown", f"a role that names {route} without a wildcard, or may use every model"
         case "models":
-            model = _first_outside(tables.models, number, () if request.call is None else request.call.models)
+            models = () if request.call is None else request.call.models
+            model = next((model for model in models if not tables.models.mask(model) >> number & 1), None)
             return ("model_missing", "a model") if model is None else ("model_not_allowed", f"the model {model}")
         case "tools":
-            return (
-                "tool_not_allowed",
-                f"the tool {_first_outside(tables.tools, number, () if request.call is None else request.call.tools)}",
-            )
+            return "tool_not_allowed", f"the tool {_first_tool_outside(tables, number, request)}"
         case "scopes":
             return "insufficient_scope", " ".join(role.scopes)
         case "assurance":
@@ -128,8 +125,9 @@ def _said(check: str, tables: RoleTables, number: int, request: AccessRequest) -
             return "authentication_class_not_accepted", f"a login of the class {' or '.join(role.acr)}"
 
 
-def _first_outside(table: NameTable, number: int, names: tuple[str, ...]) -> str | None:
-    return next((name for name in names if not table.mask(name) >> number & 1), None)
+def _first_tool_outside(tables: RoleTables, number: int, request: AccessRequest) -> str | None:
+    tools = () if request.call is None else request.call.tools
+    return next((tool for tool in tools if not tables.tool(tool) >> number & 1), None)
 
 
 def _short(text: str | None) -> str | None:

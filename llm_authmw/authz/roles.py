@@ -32,7 +32,7 @@ class Role(msgspec.Struct, frozen=True, kw_only=True):
         models: Model patterns, such as `gpt-4o*` or `!gpt-4o-audio*`, or `group:NAME` of the `model_groups`.
         operations: Kinds of requests, as the table of operations names them: "chat", "embeddings", "unlisted".
         tools: What may be run at the provider or at an MCP server: `web_search`, `get_*`, `prompt:*`, `resource:file:///docs/*`,
-            `!delete_*`.
+            `!delete_*`. A resource with a dot segment is allowed by its own name or `*` only.
         tier: The named set of limits of requests that the role allows; the principal's own goes before it.
         inherits: Roles that whoever has this one has too, each with what it asks for itself.
         scopes: OAuth scopes (RFC 6749 §3.3) that the credential must have, all of them.
@@ -66,6 +66,9 @@ class Role(msgspec.Struct, frozen=True, kw_only=True):
         for scope in self.scopes:
             if " " in scope:
                 raise ConfigurationError("scopes", f"has {scope!r}, which is several: write them as a list")
+        for name in self.acr:
+            if " " in name or not name.isascii():
+                raise ConfigurationError("acr", f"has {name!r}, which no challenge can ask for: ASCII without blanks (RFC 9470 §3)")
         if self.operations is not None:
             _set(self, "operations", names("operations", self.operations))
             if not self.operations:

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from llm_authmw.authz.access import AccessRequest
-from llm_authmw.authz.models import NameTable, check_exclusions, parse_tool
+from llm_authmw.authz.models import NameTable, ambiguous_resource, check_exclusions, parse_tool
 from llm_authmw.authz.roles import GROUP, Role
 from llm_authmw.authz.routes import RouteTable
 from llm_authmw.call import UNLISTED
 from llm_authmw.errors import ConfigurationError
+from llm_authmw.llm.resemblance import resembles_an_api, resembles_tools
 from llm_authmw.network import Address, Network, in_networks, parse_network
 from llm_authmw.patterns import ModelPattern, RoutePattern
 from llm_authmw.principal import Assurance
@@ -95,8 +96,8 @@ class RoleTables:
     def operation(self, request: AccessRequest, own: NameTable | None) -> int:
         """Return the roles that allow the kind of request.
 
-        A route that no table of operations has could reach any model. With a body, it is for roles that allow every model, or that name
-        this very route.
+        A route that no table of operations has and that looks like an LLM API's could reach any model. With a body, it is for roles that
+        allow every model, or that name this very route.
 
         Args:
             request: The request.
@@ -105,23 +106,27 @@ class RoleTables:
         if request.found is not None:
             return self._operations.get(request.found.operation.name, self._every_operation)
         allowed = self._operations.get(UNLISTED, self._every_operation)
-        if passes_unread(request):
+        if not needs_its_name(request):
             return allowed
-        named = self.routes.literal(request.method, request.path)
-        if own is not None and not own.unrestricted:
-            return allowed & named
-        return allowed & (named | self.models.unrestricted)
+        vouching = self.routes.literal(request.method, request.path)
+        if own is None or own.unrestricted:
+            vouching |= self._open if resembles_tools(request.path) else self.models.unrestricted
+        return allowed & vouching
 
     def named_models(self, request: AccessRequest) -> int:
         """Return the roles that allow every model that the request names."""
         call, passing = request.call, self.everybody
         if call is None or passes_unread(request):
             return passing
-        if not call.models and call.needs_model and request.found is not None:
+        if call.leaves_choice and request.found is not None:
             return self.models.unrestricted
         for model in call.models:
             passing &= self.models.mask(model)
         return passing
+
+    def tool(self, tool: str) -> int:
+        """Return the roles that allow the tool."""
+        return self.tools.literal(tool) if ambiguous_resource(tool) else self.tools.mask(tool)
 
     def named_tools(self, request: AccessRequest) -> int:
         """Return the roles that allow every tool that the request uses."""
@@ -129,7 +134,7 @@ class RoleTables:
         if call is None or not call.tools or passes_unread(request):
             return passing
         for tool in call.tools:
-            passing &= self.tools.mask(tool)
+            passing &= self.tool(tool)
         # Where no table has the route, roles that allow every model pass unread, so that nothing which is read counts for them.
         return passing if request.found is not None else passing | self.models.unrestricted
 
@@ -195,6 +200,11 @@ def _union(masks: Iterable[int]) -> int:
 def passes_unread(request: AccessRequest) -> bool:
     """Say whether nothing that the request names counts: no table of operations has its route, and its method has no body."""
     return request.found is None and request.method in BODYLESS
+
+
+def needs_its_name(request: AccessRequest) -> bool:
+    """Say whether it takes a role that names the route, since no table of operations has it and it could reach any model."""
+    return request.found is None and request.method not in BODYLESS and resembles_an_api(request.path)
 
 
 def grouped(texts: Iterable[str], groups: Mapping[str, tuple[str, ...]]) -> Iterator[str]:

@@ -44,6 +44,7 @@ def explain(
     who: Principal, *models: str, route: str = "POST /v1/chat/completions", found: Found | None = CHAT, **given: Any
 ) -> Explanation:
     method, _, path = route.partition(" ")
+    given.setdefault("leaves_choice", not models)
     call = LLMCall(dialect="openai", operation="chat", models=models, **given)
     where = ipaddress.ip_address("192.0.2.9")
     return RULES.explain(AccessRequest(principal=who, method=method, path=path, found=found, call=call, address=where, now=1000.0))
@@ -126,7 +127,7 @@ def test_a_route_that_no_pattern_covers_shows_those_that_missed() -> None:
 
 def test_a_route_that_no_table_has_shows_what_it_lacks() -> None:
     who = fake_principal(roles=["admin"], models=["gpt-4o"])
-    told = explain(who, route="POST /other", found=None)
+    told = explain(who, route="POST /v1/other", found=None)
     assert "unlisted" == told.operation
     assert not check(told, "admin", "unlisted").met
     assert not next(each for each in told.own if each.name == "unlisted").met

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_authmw.authz.models import MAX_REMEMBERED, NameTable, parse_tool
+from llm_authmw.authz.models import MAX_REMEMBERED, NameTable, ambiguous_resource, parse_tool
 from llm_authmw.errors import InvalidValueError
 from llm_authmw.patterns import ModelPattern, model_allowed
 
@@ -86,3 +86,28 @@ def test_the_grammar_of_tools(text: str, name: str, matches: bool) -> None:
 def test_a_text_that_is_no_pattern_of_tools_is_refused(text: str) -> None:
     with pytest.raises(InvalidValueError):
         parse_tool(text)
+
+
+@pytest.mark.parametrize(
+    ("tool", "ambiguous"),
+    [
+        ("resource:file:///docs/a.md", False),
+        ("resource:file:///docs/.hidden", False),
+        ("resource:file:///docs/a..b", False),
+        ("resource:file:///docs/a%20b", False),
+        ("resource:file:///docs/../etc/passwd", True),
+        ("resource:file:///docs/..", True),
+        ("resource:file:///docs/./a", True),
+        ("resource:file:///docs/..;x/a", True),
+        ("resource:file:///docs/..?x", True),
+        ("resource:file:///docs/%2e%2E/etc", True),
+        ("resource:file:///docs/..%2Fetc", True),
+        ("resource:file:///docs/%252e/etc", True),
+        ("resource:file:///docs/..\\etc", True),
+        ("resource:../etc", True),
+        ("prompt:../x", False),
+        ("get_../x", False),
+    ],
+)
+def test_a_resource_that_leads_elsewhere_than_it_begins_is_told(tool: str, ambiguous: bool) -> None:
+    assert ambiguous == ambiguous_resource(tool)

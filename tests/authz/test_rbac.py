@@ -102,7 +102,14 @@ async def test_an_ambiguous_path_is_refused_before_anything_else() -> None:
     assert [] == app.scopes
 
 
-@pytest.mark.parametrize("target", [CHAT, "GET /v1/models", "HEAD /v1/models", "OPTIONS /v1/models", "GET /elsewhere"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        *(CHAT, "GET /v1/models", "HEAD /v1/models", "OPTIONS /v1/models", "GET /elsewhere"),
+        # Whoever has a role is told that this names no model.
+        "POST /openai/deployments/a,b/chat/completions",
+    ],
+)
 async def test_nobody_is_let_through_without_a_credential_whatever_the_default_role(target: str) -> None:
     outside = Middleware(KeyAuthMiddleware, keys=StaticKeys({"ci": MEMBER}), required=False)
     guard, app = site(outside=outside, default_role="operator")

@@ -84,7 +84,7 @@ PLACES: dict[str, Any] = {
 @pytest.mark.parametrize("place", PLACES)
 async def test_wherever_it_stands_it_asks_for_a_role(place: str) -> None:
     app = PLACES[place]()
-    callers = ([], [(b"x-api-key", STRANGER.encode())], [(b"x-api-key", MEMBER.encode())])
+    callers: list[list[tuple[bytes, bytes]]] = [[], [(b"x-api-key", STRANGER.encode())], [(b"x-api-key", MEMBER.encode())]]
     assert [401, 403, 200] == [(await request(app, "GET /v1/models", headers=headers)).status for headers in callers]
 
 

@@ -26,6 +26,8 @@ MEMBER = Role(routes=["/v1/**"], models=["gpt-4o*"])
     ("option", "value"),
     [
         *((option, "gpt-4o*") for option in ("routes", "models", "tools", "operations", "inherits", "scopes", "networks", "acr")),
+        ("acr", ["gold silver"]),
+        ("acr", ["göld"]),
         *((option, [1]) for option in ("routes", "models", "tools", "operations", "inherits", "scopes", "networks", "acr")),
         ("routes", ["v1/chat"]),
         ("routes", ["get /v1"]),

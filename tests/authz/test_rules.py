@@ -30,7 +30,7 @@ def asked(
 ) -> AccessRequest:
     method, _, path = route.partition(" ")
     name, needs = (UNLISTED, True) if found is None else (found.operation.name, found.operation.needs_model)
-    call = LLMCall(dialect="openai", operation=name, models=models, needs_model=needs, tools=tools)
+    call = LLMCall(dialect="openai", operation=name, models=models, needs_model=needs, leaves_choice=needs and not models, tools=tools)
     where = None if address is None else ipaddress.ip_address(address)
     return AccessRequest(principal=who, method=method, path=path, found=found, call=call if read else None, address=where, now=NOW)
 
@@ -359,6 +359,22 @@ def test_the_address_is_asked_for_where_it_matters_only() -> None:
     assert rules.holder(ada(networks=["10.0.0.0/8"])).needs_address
 
 
+def test_a_resource_is_allowed_by_a_prefix_only_where_it_leads_to_what_it_begins_with() -> None:
+    traversal = "resource:file:///docs/../etc/passwd"
+    for tools, allowed in [
+        (["resource:file:///docs/*"], False),
+        (["*", "!resource:file:///etc/*"], False),
+        (["resource:file:///docs/*", traversal], True),
+        (["*"], True),
+    ]:
+        rules = AccessRules(roles={"member": Role(routes=["*"], models=["*"], tools=tools)})
+        assert decide(rules, asked(ada(), tools=("resource:file:///docs/a.md",))).allowed
+        verdict = decide(rules, asked(ada(), tools=("resource:file:///docs/a.md", traversal)))
+        assert allowed == verdict.allowed
+        if not allowed:
+            assert refused(verdict) == (403, "tool_not_allowed", "member", f"the tool {traversal}")
+
+
 def test_groups_stand_for_their_patterns() -> None:
     rules = AccessRules(
         roles={"member": Role(routes=["group:chat"], models=["group:small", "!gpt-4o-mini-tts"])},
@@ -377,3 +393,13 @@ def test_a_thousand_roles_are_told_apart() -> None:
     assert decide(rules, asked(who, "POST /t/999", "m999-large")).rule == "r999"
     assert decide(rules, asked(who, "POST /t/99", "m999-large")).rule == "r99"
     assert refused(decide(rules, asked(who, "POST /t/999", "m998"))) == (403, "model_not_allowed", "r999", "the model m998")
+
+
+def test_a_role_to_which_the_body_does_not_matter_counts_whether_or_not_it_was_read() -> None:
+    rules = AccessRules(
+        roles={"some": Role(routes=["*"], models=["gpt-4o"], tier="a"), "all": Role(routes=["*"], models=["*"], tools=["*"], tier="b")}
+    )
+    who = fake_principal(roles=["some", "all"])
+    for read in (True, False):
+        verdict = decide(rules, asked(who, "POST /v1/chat/completions", "gpt-4o", read=read))
+        assert ("all", "b") == (verdict.rule, verdict.tier)

@@ -24,12 +24,12 @@ from llm_authmw.principal import NAMED_BY_OTHERS, Assurance, Principal
 CHAT = Operation(name="chat", routes=["chat"])
 FILES = Operation(name="files", routes=["files"], needs_model=False)
 NAMES = ["red", "green", "blue", "grey"]
-ROUTES = ["*", "/a", "/a/**", "/a/*", "GET /a", "POST /a/b", "/*/b", "WS /a", "GET,DELETE /**"]
+ROUTES = ["*", "/a", "/a/**", "/a/*", "GET /a", "POST /a/b", "/*/b", "WS /a", "GET,DELETE /**", "/v1/b", "/tools/b"]
 MODELS = ["*", "m", "m1", "m2", "m*", "m1*", "n", "!m1", "!m2*", "!n"]
 OPERATIONS = ["chat", "files", UNLISTED]
-TOOLS = ["*", "search", "get_*", "!get_all", "prompt:*"]
+TOOLS = ["*", "search", "get_*", "!get_all", "resource:f:/a/*", "resource:f:/a/../b"]
 NETWORKS = ["10.0.0.0/8", "192.0.2.0/24", "2001:db8::/32"]
-PATHS = ["/", "/a", "/a/", "/a/b", "/c/b", "/c"]
+PATHS = ["/", "/a", "/a/", "/a/b", "/c/b", "/c", "/v1/b", "/tools/b"]
 METHODS = ["GET", "HEAD", "POST", "DELETE", "WS", "BREW"]
 NOW = 1_000_000.0
 WITHOUT_BODY = {"GET", "HEAD", "OPTIONS", "DELETE"}
@@ -58,6 +58,8 @@ def rarely(usual: Any, others: list[Any]) -> st.SearchStrategy[Any]:
     """One of the others, a third of the time: most examples have to get past most checks."""
     return st.sampled_from([usual] * 2 * len(others) + others)
 
+
+LIKE_AN_API = {"/v1/b", "/tools/b"}
 
 # Strategies are made once, and a list is one draw: there are many of them in an example.
 SOME = {"routes": st.sampled_from(few(ROUTES)), "networks": st.sampled_from(few(NETWORKS)), "models": st.sampled_from(few(MODELS))}
@@ -113,11 +115,13 @@ PRINCIPALS = st.builds(
 @st.composite
 def made_requests(draw: st.DrawFn) -> AccessRequest:
     operation = draw(st.sampled_from([None, CHAT, FILES]))
+    models = tuple(draw(SOME_MODEL_NAMES))
     call = LLMCall(
         dialect="openai",
         operation=UNLISTED if operation is None else operation.name,
-        models=tuple(draw(SOME_MODEL_NAMES)),
+        models=models,
         needs_model=operation is CHAT,
+        leaves_choice=operation is CHAT and (not models or draw(SOMETIMES)),
         tools=tuple(draw(SOME_TOOL_NAMES)),
     )
     return AccessRequest(
@@ -131,8 +135,9 @@ def made_requests(draw: st.DrawFn) -> AccessRequest:
     )
 
 
+SOMETIMES = st.booleans()
 SOME_MODEL_NAMES = st.sampled_from(few(["m", "m1", "m2x", "n", "o"]))
-SOME_TOOL_NAMES = rarely([], few(["search", "get_one", "get_all", "prompt:x"]))
+SOME_TOOL_NAMES = rarely([], few(["search", "get_one", "get_all", "resource:f:/a/x", "resource:f:/a/../b"]))
 ADDRESSES = st.none() | st.sampled_from(["10.1.2.3", "192.0.2.7", "198.51.100.1", "2001:db8::1"]).map(ipaddress.ip_address)
 REQUESTS = made_requests()
 Given = Sequence[tuple[str, str, str]]
@@ -175,9 +180,14 @@ def roles_of(spec: Spec, grants: Given, default: str | None, who: Principal) -> 
 
 def models_pass(texts: Any, request: AccessRequest) -> bool:
     assert request.call is not None
-    if not request.call.models and request.found is not None and request.call.needs_model:
+    if request.found is not None and request.call.leaves_choice:
         return every(texts)
     return all(model_allowed([ModelPattern.parse(text) for text in texts], model) for model in request.call.models)
+
+
+def tool_passes(texts: Any, tool: str) -> bool:
+    leads_elsewhere = ".." in tool
+    return model_allowed([ModelPattern.parse(text) for text in texts], tool) and (not leads_elsewhere or tool in texts or every(texts))
 
 
 def every(texts: Any) -> bool:
@@ -204,10 +214,11 @@ def role_allows(role: dict[str, Any], request: AccessRequest) -> bool:
     if found is not None or request.method not in WITHOUT_BODY:
         allowed &= models_pass(role["models"], request)
         free = every(role["models"]) and found is None
-        allowed &= free or all(model_allowed([ModelPattern.parse(text) for text in role["tools"]], tool) for tool in call.tools)
-        if found is None:
-            own_free = who.models is None or every(who.models)
-            allowed &= (every(role["models"]) and own_free) or literally(role["routes"], request)
+        allowed &= free or all(tool_passes(role["tools"], tool) for tool in call.tools)
+        if found is None and request.path in LIKE_AN_API:
+            open_to_all = every(role["models"]) and (who.models is None or every(who.models))
+            open_to_all &= request.path != "/tools/b" or every(role["tools"])
+            allowed &= open_to_all or literally(role["routes"], request)
     allowed &= set(role["scopes"]) <= set(who.scopes)
     allowed &= role["assurance"] is None or who.assurance >= role["assurance"]
     allowed &= role["networks"] is None or networked(role["networks"], request)
@@ -223,7 +234,7 @@ def own_allows(roles: list[dict[str, Any]], request: AccessRequest) -> bool:
     allowed &= who.routes is None or routed(who.routes, request)
     if who.models is not None and not every(who.models) and (request.found is not None or request.method not in WITHOUT_BODY):
         allowed &= models_pass(who.models, request)
-        if request.found is None:
+        if request.found is None and request.path in LIKE_AN_API:
             allowed &= any(literally(role["routes"], request) for role in roles)
     return allowed
 

@@ -31,6 +31,15 @@ def unwrap(app: Any) -> Any:
     return app
 
 
+class Branching:
+    """An app that is one of ours, and hands a request on to one of several others."""
+
+    @property
+    def branches(self) -> tuple[ASGIApp, ...]:
+        """The apps."""
+        raise NotImplementedError
+
+
 _MAX_LAYERS: Final = 64
 """How far in a constructor looks for a misplaced layer."""
 
@@ -38,13 +47,17 @@ _MAX_LAYERS: Final = 64
 def layers_inside(app: Any) -> Iterator[Any]:
     """Yield an app, and what stands inside of it as far as each layer shows its `app`.
 
-    A mount or a router is the end: it is an app of its own, and what stands behind it decides anew, on purpose.
+    A mount or a router of a framework is the end: it is an app of its own, and what stands behind it decides anew, on purpose.
     """
     inner = unwrap(app)
     for _ in range(_MAX_LAYERS):
         if inner is None or isinstance(inner, BaseRoute | Router):
             return
         yield inner
+        if isinstance(inner, Branching):
+            for branch in inner.branches:
+                yield from layers_inside(branch)
+            return
         inner = unwrap(getattr(inner, "app", None))
 
 

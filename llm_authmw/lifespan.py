@@ -14,17 +14,24 @@ CLOSE_DEADLINE: Final = 5.0
 """Seconds that a resource may take to close, also when the server cancels what is still running."""
 
 
+_HELD: Final = "llm_authmw.resources"
+"""Where the scope of a lifespan keeps what is started already, so that of two stacks which share a store only the outer one does."""
+
+
 async def run_lifespan(app: ASGIApp, resources: Sequence[Resource], scope: Scope, receive: Receive, send: Send) -> None:
     """Run `app`'s lifespan within that of `resources`.
 
     An app that has no lifespan (it raises, or returns, before it has answered) leaves ours running, and the server is
     answered in its place. If a resource does not start, the server is told so and the app is never started.
     """
+    held: list[Resource] = scope.setdefault(_HELD, [])
+    own = [resource for resource in resources if resource not in held]
+    held += own
     first = await receive()
     async with AsyncExitStack() as started:
         conversation = _Conversation(first, receive, send, started)
         try:
-            for resource in resources:
+            for resource in own:
                 await resource.start()
                 started.push_async_callback(_close, resource)
         except Exception as error:  # noqa: BLE001 - whatever it is, it belongs into the server's answer, not into its traceback

@@ -8,6 +8,7 @@ Models: a literal name, a name with one trailing `*`, or either with a leading `
 some pattern includes it and none excludes it.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -18,6 +19,8 @@ from llm_authmw.names import name_problem
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "WS"})
 
+# What nearly every path is, read in one pass: segments that do not begin with a dot.
+_PLAIN: Final = re.compile(r"(?:/[A-Za-z0-9_:@~-][A-Za-z0-9._:@~-]*)+")
 _NOT_IN_A_PATH: Final = frozenset("\\#?;%\ufffd")
 _ENCODED_SEPARATORS: Final = (b"%2f", b"%5c", b"%00")
 
@@ -73,6 +76,29 @@ class RoutePattern(msgspec.Struct, frozen=True):
             return False
         return all(want == have or (want == "*" and have != "") for want, have in zip(self.segments, given, strict=False))
 
+    def meet(self, other: "RoutePattern") -> "RoutePattern | None":
+        """Return the pattern of what both cover, or None where that is nothing.
+
+        All that a pattern covers is covered by another one as well exactly if what they meet in is the pattern itself.
+        """
+        methods = self.methods & other.methods if self.methods and other.methods else self.methods | other.methods
+        if not methods and (self.methods or other.methods):
+            return None
+        longer, shorter = (self, other) if len(self.segments) >= len(other.segments) else (other, self)
+        if len(longer.segments) > len(shorter.segments) and not shorter.rest:
+            return None
+        for one, another in zip(longer.segments, shorter.segments, strict=False):
+            if one != another and not (one == "*" and another) and not (another == "*" and one):
+                return None
+        named = [one if another == "*" else another for one, another in zip(longer.segments, shorter.segments, strict=False)]
+        segments = (*named, *longer.segments[len(named) :])
+        return RoutePattern(methods, segments, rest=longer.rest and shorter.rest)
+
+    def __str__(self) -> str:
+        methods = self.methods - {"HEAD"} if "GET" in self.methods else self.methods
+        path = "".join(f"/{segment}" for segment in self.segments) + ("/**" if self.rest else "")
+        return f"{','.join(sorted(methods))} {path}" if methods else path
+
 
 class ModelPattern(msgspec.Struct, frozen=True):
     """One model pattern, parsed: a name, whether it is a prefix, whether it excludes."""
@@ -124,6 +150,8 @@ def is_canonical(path: str) -> bool:
     Refused, as two servers or a server and its app differ on them: no leading slash, control characters, `\ # ? ; %`
     and U+FFFD, empty segments, `.` and `..` (CVE-2019-9901, CVE-2021-32779 and their kin).
     """
+    if _PLAIN.fullmatch(path) is not None:
+        return True
     if not path.startswith("/") or not path.isprintable() or not _NOT_IN_A_PATH.isdisjoint(path):
         return False
     segments = path.split("/")
@@ -140,9 +168,12 @@ def canonical_route(scope: Any) -> tuple[str, str] | None:
     """
     path: str = scope["path"]
     raw: bytes = scope.get("raw_path") or b""
-    lowered = raw.lower()
-    if not is_canonical(path) or any(separator in lowered for separator in _ENCODED_SEPARATORS):
+    if not is_canonical(path):
         return None
+    if b"%" in raw:
+        lowered = raw.lower()
+        if any(separator in lowered for separator in _ENCODED_SEPARATORS):
+            return None
     root: str = scope.get("root_path") or ""
     if path == root or path.startswith(root + "/"):
         path = path[len(root) :] or "/"

@@ -1,10 +1,11 @@
 """`Stack`: layers, composed once, checked when composed, put around any ASGI app."""
 
+from collections.abc import Iterable
 from typing import Final, NoReturn
 
 from starlette.middleware import Middleware
 
-from llm_authmw.asgi import ASGIApp, Composed, Receive, Scope, Send
+from llm_authmw.asgi import ASGIApp, Composed, Receive, Scope, Send, unwrap
 from llm_authmw.authn.layer import AuthenticationLayer
 from llm_authmw.context import RequestContext
 from llm_authmw.errors import ConfigurationError
@@ -53,7 +54,7 @@ class Stack:
         for layer in reversed(self._layers):
             guarded = layer(guarded) if isinstance(layer, Stack) else _build(layer, guarded)
             built.append(guarded)
-        return GuardedApp(guarded, layers=tuple(reversed(built)), trusted_proxies=self._proxies)
+        return GuardedApp(guarded, stack=self, inside=app, layers=tuple(reversed(built)), trusted_proxies=self._proxies)
 
     def __repr__(self) -> str:
         return f"Stack({', '.join(map(repr, self._over_nothing.layers))})"
@@ -63,28 +64,66 @@ class Stack:
         return "\n".join(["Stack, the outermost first:", *lines, "     the app"])
 
 
-class GuardedApp(Composed):
+class Layered:
+    """An app of ours with layers of its own, whose resources and trusted proxies are those of these layers.
+
+    Attributes:
+        trusted_proxies: Whose word about the client's address is taken; None where no layer says so.
+    """
+
+    trusted_proxies: TrustedProxies | None
+
+    @property
+    def all_layers(self) -> tuple[ASGIApp, ...]:
+        """Every layer that a request may meet, those of stacks further in included."""
+        raise NotImplementedError
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand the event on to them."""
+        raise NotImplementedError
+
+
+def resources_of(layers: Iterable[ASGIApp]) -> tuple[Resource, ...]:
+    """Return what these layers share, each resource once."""
+    resources: list[Resource] = []
+    for layer in layers:
+        if isinstance(layer, AuthenticationLayer):
+            resources += [resource for resource in layer.resources if resource not in resources]
+    return tuple(resources)
+
+
+class GuardedApp(Layered, Composed):
     """An app behind the layers of a `Stack`. It owns the lifespan of what these share.
 
     Attributes:
         entry: The outermost layer.
+        stack: The stack that put them around the app.
+        inside: The app.
         layers: All of them, the outermost first.
     """
 
-    def __init__(self, entry: ASGIApp, *, layers: tuple[ASGIApp, ...], trusted_proxies: TrustedProxies | None) -> None:
+    def __init__(
+        self, entry: ASGIApp, *, stack: Stack, inside: ASGIApp, layers: tuple[ASGIApp, ...], trusted_proxies: TrustedProxies | None
+    ) -> None:
         self.entry = entry
+        self.stack: Final = stack
+        self.inside: Final = inside
         self.layers: Final = layers
         settings: list[TrustedProxies] = [] if trusted_proxies is None else [trusted_proxies]
-        resources: list[Resource] = []
-        for layer in layers:
-            if isinstance(layer, AuthenticationLayer | GuardedApp) and layer.trusted_proxies is not None:
-                settings.append(layer.trusted_proxies)
-            if isinstance(layer, AuthenticationLayer):
-                resources += [resource for resource in layer.resources if resource not in resources]
+        ours = [layer for layer in layers if isinstance(layer, AuthenticationLayer | Layered)]
+        settings += [layer.trusted_proxies for layer in ours if layer.trusted_proxies is not None]
+        outermost = next((layer for layer in map(unwrap, layers) if isinstance(layer, AuthenticationLayer)), None)
+        if outermost is not None:
+            outermost.tell_sources(whole=True)
         if len(settings) > 1:
             raise ConfigurationError("trusted_proxies", "is given to the Stack and to a layer in it, or to two: give it to the Stack")
-        self.trusted_proxies: Final[TrustedProxies | None] = settings[0] if settings else None
-        self._resources: Final = tuple(resources)
+        self.trusted_proxies: TrustedProxies | None = settings[0] if settings else None
+        self._resources: Final = resources_of(self.layers)
+
+    @property
+    def all_layers(self) -> tuple[ASGIApp, ...]:
+        """The layers, and in place of a stack among them, its layers."""
+        return tuple(one for layer in self.layers for one in (layer.all_layers if isinstance(layer, Layered) else (layer,)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand the event to the outermost layer; a lifespan also starts and closes what the layers share."""

@@ -31,8 +31,8 @@ from llm_authmw.keys.service import DEFAULT_GRACE
 from llm_authmw.stores import Store
 
 ENFORCED: Final = (
-    "This release enforces a key's status, dates, networks and routes; models, limits and budgets are stored with the key, "
-    "and the layers that enforce them come in later releases."
+    "A key's status, dates, networks and routes are enforced wherever keys are; its models and roles by RBACMiddleware; limits and "
+    "budgets are stored with the key, and the layers that enforce them come in later releases."
 )
 _STATES: Final = {state.replace(" ", "-"): state for state in get_args(KeyState)}
 

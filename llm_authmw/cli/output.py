@@ -18,6 +18,12 @@ _STYLES: Final = {
     "revoked": "red",
     "expired": "yellow",
     "not yet valid": "yellow",
+    "allowed": "green",
+    "denied": "red",
+    "error": "red",
+    "warning": "yellow",
+    "yes": "green",
+    "no": "red",
 }
 
 

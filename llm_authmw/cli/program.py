@@ -9,10 +9,12 @@ import click
 from llm_authmw import __version__
 from llm_authmw.cli.accounts import accounts
 from llm_authmw.cli.completion import PROGRAM, VARIABLE, completion
+from llm_authmw.cli.explain import explain
 from llm_authmw.cli.failures import error_object, fail, fail_usage
 from llm_authmw.cli.keys import keys
 from llm_authmw.cli.options import store_option
 from llm_authmw.cli.revoke import revoke
+from llm_authmw.cli.routes import routes
 from llm_authmw.errors import AuthmwError
 
 DONE: Final = 0
@@ -59,16 +61,20 @@ Examples:
   llm-authmw keys list --unused-for 30d
   llm-authmw accounts block team blue
   llm-authmw revoke subject https://id.example.com ann
+  llm-authmw routes myapp:app
+  llm-authmw explain myapp:guard 'POST /v1/chat/completions' --model o3 --user ada --role member
 
 Exit codes: 0 done, 1 refused or failed, 2 a wrong command line, 130 Ctrl-C.""",
 )
 @click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 @store_option
 def program() -> None:
-    """Manage the API keys, accounts and revoked tokens of an LLM proxy that is guarded by llm_authmw."""
+    """Manage the API keys, accounts and revoked tokens of an LLM proxy that is guarded by llm_authmw, and see what guards it."""
 
 
 program.add_command(keys)
 program.add_command(accounts)
 program.add_command(revoke)
+program.add_command(routes)
+program.add_command(explain)
 program.add_command(completion)

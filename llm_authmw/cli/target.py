@@ -43,7 +43,8 @@ class Target:
         self.quiet: Final = bool(given.get("quiet"))
         self.actor: Final = _actor(given.get("actor"))
         self.now: Final = time.time()
-        self._listing: Final = f"llm-authmw {context.parent.info_name if context.parent else 'keys'} list"
+        group = context.parent if context.parent is not None and context.parent.parent is not None else None
+        self._listing: Final = f"llm-authmw {'keys' if group is None else group.info_name} list"
         if self.json and self.quiet:
             raise click.UsageError("--json and --quiet contradict each other", context)
 

@@ -1,4 +1,6 @@
-from collections.abc import Callable
+import importlib
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +40,20 @@ def make_key(run: Callable[..., Result]) -> Callable[..., tuple[str, str]]:
         return text.removeprefix("sk-").partition("_")[0], text
 
     return makes
+
+
+@pytest.fixture
+def module(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+    """Write a module into the directory where the program runs, and return its name; every test has modules of its own."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    loaded = set(sys.modules)
+
+    def writes(text: str, name: str = "myapp") -> str:
+        (directory / f"{name}.py").write_text(text, encoding="utf-8")
+        importlib.invalidate_caches()
+        return name
+
+    yield writes
+    for name in set(sys.modules) - loaded:
+        if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(directory)):
+            del sys.modules[name]

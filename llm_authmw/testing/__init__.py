@@ -1,5 +1,6 @@
-"""For tests of your own, and of ours: a clock that stands still, a raw ASGI driver, an issuer, a mock provider, principals."""
+"""For tests of your own, and of ours: a clock that stands still, a raw ASGI driver, an issuer, a mock provider, principals, policies."""
 
+from llm_authmw.testing.answers import Answer
 from llm_authmw.testing.asgi import (
     Exchange,
     Lifespan,
@@ -15,14 +16,18 @@ from llm_authmw.testing.asgi import (
 )
 from llm_authmw.testing.clock import ManualClock
 from llm_authmw.testing.issuer import SigningKey, TestIssuer, make_signing_key, sign
+from llm_authmw.testing.matrix import Matrix, matrix
+from llm_authmw.testing.policies import call
 from llm_authmw.testing.principals import fake_principal
 from llm_authmw.testing.provider import MockProvider, SeenRequest, StreamDropped
 
 __all__ = [
+    "Answer",
     "Exchange",
     "Lifespan",
     "LifespanFailed",
     "ManualClock",
+    "Matrix",
     "MockProvider",
     "ProtocolError",
     "Response",
@@ -32,9 +37,11 @@ __all__ = [
     "TestIssuer",
     "WebSocket",
     "WebSocketClosed",
+    "call",
     "fake_principal",
     "lifespan",
     "make_signing_key",
+    "matrix",
     "request",
     "sign",
     "stream",

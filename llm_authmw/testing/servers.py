@@ -103,6 +103,7 @@ def serve(
     options: Sequence[str] = (),
     ready: str = "/",
     time_limit: float = 30.0,
+    python: str = sys.executable,
 ) -> Generator[RunningServer]:
     """Start a server for an app on a free port of 127.0.0.1, wait until it answers, and end it at the end of the block.
 
@@ -114,6 +115,7 @@ def serve(
         options: More arguments for the server's command line.
         ready: The path that is asked until there is an answer, whatever its status.
         time_limit: Seconds until it must answer.
+        python: The interpreter that runs it: this one, or that of another virtual environment.
 
     Raises:
         ServerNotReady: it ended, or did not answer in time.
@@ -122,7 +124,7 @@ def serve(
     path += [entry for entry in [os.environ.get("PYTHONPATH", "")] if entry]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), **(env or {})}
     with tempfile.TemporaryDirectory(prefix="authmw-server-") as scratch:
-        running = _start(app, server, environment, options, Path(scratch, "output"))
+        running = _start(app, server, environment, options, Path(scratch, "output"), python)
         try:
             running.wait_until_ready(ready, time_limit)
             yield running
@@ -130,12 +132,12 @@ def serve(
             running.stop()
 
 
-def _start(app: str, server: ServerName, environment: dict[str, str], options: Sequence[str], log: Path) -> RunningServer:
+def _start(app: str, server: ServerName, environment: dict[str, str], options: Sequence[str], log: Path, python: str) -> RunningServer:
     port = _free_port()
     command = _COMMANDS[server].format(app=app, host=HOST, port=port).split(" ")
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - the command is our own, and no shell reads it
-            [sys.executable, "-m", *command, *options],
+            [python, "-m", *command, *options],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

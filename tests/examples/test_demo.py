@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 DEMO = Path(__file__).parents[2] / "docs" / "examples" / "demo"
-EXPECTATIONS = 15
+EXPECTATIONS = 18
 
 # The same routes, and nobody in front of them.
 UNGUARDED = """

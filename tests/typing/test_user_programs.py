@@ -113,7 +113,9 @@ def test_the_wrong_program_is_wrong_in_more_than_a_few_ways() -> None:
 def test_every_program_that_type_checks_also_runs(tmp_path: Path) -> None:
     program = "import runpy, sys\nfor path in sys.argv[1:]:\n    runpy.run_path(path, run_name='__main__')\n"
     command = [sys.executable, "-W", "error", "-c", program, *map(str, RIGHT)]
-    completed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    # A program imports the modules beside it, as where a user starts it.
+    environment = {**os.environ, "PYTHONPATH": str(PROGRAMS)}
+    completed = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert (0, "", "") == (completed.returncode, completed.stdout, completed.stderr)
 
 

@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test clean
+.PHONY: help demo test litellm clean
 
 help:
 	@echo "make demo          show the product: a guarded LLM proxy on loopback, and real SDKs in front of it"
 	@echo "make demo ONCE=1   the same, and exit when it has been shown: with 0 if all went as expected"
 	@echo "make test          every check: lint, types, tests"
+	@echo "make litellm       install the LiteLLM proxy, 700 MB, for the tests that put the layers in front of it; they are skipped without"
 	@echo "make clean         remove what the others made"
 	@echo
 	@echo "PYTHON=python3.12  beside any of them: the interpreter that .venv is made with"
@@ -25,8 +26,12 @@ test: $(VENV)/dev.stamp
 	@echo "== import linter" && $(BIN)/lint-imports
 	@echo "== pytest" && $(run-tests)
 
+# It pins much, and against our own extras, so it has an environment of its own.
+litellm:
+	@$(MAKE) --no-print-directory VENV=.venv-litellm .venv-litellm/litellm.stamp
+
 clean:
-	rm -rf $(VENV) .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .ruff_cache build dist site
+	rm -rf $(VENV) .venv-litellm .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .ruff_cache build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/demo.stamp: pyproject.toml
@@ -36,7 +41,10 @@ $(VENV)/dev.stamp: pyproject.toml
 	@$(call install,dev)
 	@touch $(VENV)/demo.stamp # the group dev holds the group demo
 
-# Install the package with all extras and one dependency group. What pip says goes to a log, and the person sees one line that
+$(VENV)/litellm.stamp: pyproject.toml
+	@$(call install,litellm,.)
+
+# Install the package with all extras, or as the second argument says, and one dependency group. What pip says goes to a log, and the person sees one line that
 # moves; pip itself runs in the foreground, so that Ctrl-C reaches it.
 define install
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -56,7 +64,7 @@ fi; \
 if { \
 	$(PYTHON) -m venv $(VENV) && \
 	$(BIN)/python -m pip install --upgrade 'pip>=25.1' && \
-	$(BIN)/python -m pip install --editable '.[all]' --group $(1); \
+	$(BIN)/python -m pip install --editable '$(or $(2),.[all])' --group $(1); \
 } >"$$log" 2>&1; then \
 	still; touch $(VENV)/$(1).stamp; echo "Installed into $(VENV) in $$(elapsed)."; \
 else \

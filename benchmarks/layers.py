@@ -19,14 +19,28 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.security import APIKeyHeader
 from starlette.authentication import AuthCredentials, AuthenticationBackend, SimpleUser
+from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from benchmarks.rounds import Case, difference, pin_to_one_core, ratio, run_rounds
-from llm_authmw import AccountRef, AccountService, KeyAuthMiddleware, KeyRecord, KeyService, Limit
+from llm_authmw import (
+    AccountRef,
+    AccountService,
+    KeyAuthMiddleware,
+    KeyRecord,
+    KeyService,
+    Limit,
+    Policy,
+    PolicyRouter,
+    RBACMiddleware,
+    Role,
+    Stack,
+)
 from llm_authmw.changes import ChangeFollower, Changes
 from llm_authmw.clock import SYSTEM_CLOCK
+from llm_authmw.identity import ReadsIdentity
 from llm_authmw.keys.format import mint_key
 from llm_authmw.keys.hashing import Peppers
 from llm_authmw.keys.protocols import KeyUse
@@ -37,6 +51,7 @@ from llm_authmw.stores.sqlite import SQLiteBackend
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
 CHUNKS = 200
+BODY = b'{"model":"gpt-4o-mini","messages":[{"role":"user","content":"%s"}]}' % (b"x" * 1980)
 MASTER = "sk-aB3dE6gH9jK2mN5pQ8sT1vW4yZ7cF0xR"
 
 
@@ -109,7 +124,7 @@ def scope_with(authorization: str | None) -> dict[str, Any]:
 
 
 async def receive() -> dict[str, Any]:
-    return {"type": "http.request", "body": b"{}", "more_body": False}
+    return {"type": "http.request", "body": BODY, "more_body": False}
 
 
 async def discard(message: Any) -> None:
@@ -143,11 +158,17 @@ async def table(keys: KeyService, follower: ChangeFollower, *, rounds: int, call
     guarded = KeyAuthMiddleware(bare, keys=keys)
     with_master = KeyAuthMiddleware(bare, keys=keys, master_key=MASTER)
     unknown = mint_key().text
+    by_route = RBACMiddleware(bare, roles={"member": Role(routes=["/v1/**"], models=["*"], tools=["*"])})
+    by_model = RBACMiddleware(bare, roles={"member": Role(routes=["/v1/**"], models=["gpt-4o*"])})
 
     fast = {
         "bare ASGI app": await case(bare, None, status=200),
         "KeyAuthMiddleware, warm key": await case(guarded, f"Bearer {key}", status=200),
         "KeyAuthMiddleware, warm key, with a master key": await case(with_master, f"Bearer {key}", status=200),
+        "KeyAuthMiddleware and RBACMiddleware, by route": await case(KeyAuthMiddleware(by_route, keys=keys), f"Bearer {key}", status=200),
+        f"KeyAuthMiddleware and RBACMiddleware, by model, {len(BODY)} bytes of body": await case(
+            KeyAuthMiddleware(by_model, keys=keys), f"Bearer {key}", status=200
+        ),
         "refused: no credential": await case(guarded, None, status=401),
         "refused: malformed key": await case(guarded, f"Bearer {key[:-1]}!", status=401),
         "refused: unknown key, remembered": await case(guarded, f"Bearer {unknown}", status=401),
@@ -256,6 +277,44 @@ async def memory(count: int = 100_000) -> None:
     print(f"A full garbage collection over them: {(time.perf_counter() - began) * 1000:.0f} ms")
 
 
+class Waved(ReadsIdentity):
+    """A layer that would decide, and lets everybody through."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+
+    def check_identity(self, sources: object, *, whole: bool) -> None:
+        return
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.app(scope, receive, send)
+
+
+def router_of(count: int) -> PolicyRouter:
+    """Return a router of so many policies, the last of which covers the request."""
+    stack = Stack(Middleware(Waved))
+    policies = [Policy(f"/v1/team-{number}/**", stack) for number in range(count - 1)]
+    return PolicyRouter(bare, policies=[*policies, Policy("/v1/chat/*", stack)], inventory="off")
+
+
+async def policies_table(*, rounds: int, calls: int) -> None:
+    """What choosing a policy costs, and making a router."""
+    counts = (1, 10, 100, 1000)
+    cases = {"bare ASGI app, one layer": await case(Waved(bare), None, status=200)}
+    made: dict[int, float] = {}
+    for count in counts:
+        began = time.process_time()
+        router = router_of(count)
+        made[count] = (time.process_time() - began) * 1000
+        cases[f"PolicyRouter, {count} policies"] = await case(router, None, status=200)
+    timings = await run_rounds(cases, rounds=rounds, calls=calls)
+    base = timings["bare ASGI app, one layer"]
+    print("\nChoosing a policy, µs of CPU\n\n| policies | above one layer | IQR | to make the router, ms |\n|---:|---:|---:|---:|")
+    for count in counts:
+        timing = timings[f"PolicyRouter, {count} policies"]
+        print(f"| {count} | {difference(timing, base):+.2f} | {timing.spread:.0f} % | {made[count]:.0f} |")
+
+
 async def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--rounds", type=int, default=21)
@@ -272,6 +331,7 @@ async def main() -> None:
         keys = KeyService(backend.keys, follower=follower, peppers=peppers, verifier=verifier)
         await table(keys, follower, rounds=given.rounds, calls=given.calls)
         await backend.aclose()
+    await policies_table(rounds=given.rounds, calls=given.calls)
     await memory()
 
 

@@ -10,9 +10,14 @@ from llm_authmw.authn.jwt import JWTMiddleware
 from llm_authmw.authn.keys import KeyAuthMiddleware
 from llm_authmw.authn.proof import PeerAddress, Proof, ProxyCertificate, SharedSecret, UnixSocket
 from llm_authmw.authn.trusted_header import HeaderTrustMiddleware
+from llm_authmw.authz.access import AccessRequest, Authorizer
+from llm_authmw.authz.grants import Grant
+from llm_authmw.authz.presets import proxy_roles
+from llm_authmw.authz.rbac import RBACMiddleware
+from llm_authmw.authz.roles import Role
 from llm_authmw.certificates.rules import CertRule
 from llm_authmw.clock import Clock
-from llm_authmw.context import Decision, RequestContext, current_principal
+from llm_authmw.context import Decision, RequestContext, current_principal, shadow_counts
 from llm_authmw.errors import (
     AuthmwError,
     ConfigurationError,
@@ -26,10 +31,15 @@ from llm_authmw.errors import (
     StoreReadOnlyError,
     StoreUnavailableError,
 )
+from llm_authmw.explained import Explained, explain
+from llm_authmw.inventory import Inventory, route_inventory
 from llm_authmw.keys.records import CreatedKey, KeyRecord
 from llm_authmw.keys.service import KeyService
 from llm_authmw.keys.static import StaticKey, StaticKeys
+from llm_authmw.lens import RequestLens
+from llm_authmw.llm.operation import Operation
 from llm_authmw.network import TrustedProxies
+from llm_authmw.policy import Policy, PolicyRouter
 from llm_authmw.principal import ANONYMOUS, Assurance, Principal
 from llm_authmw.protected_resource import ProtectedResource, ProtectedResourceMiddleware
 from llm_authmw.quota import Budget, Limit
@@ -46,11 +56,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ANONYMOUS",
+    "AccessRequest",
     "AccountRecord",
     "AccountRef",
     "AccountService",
     "Assurance",
     "AuthmwError",
+    "Authorizer",
     "Budget",
     "CertRule",
     "ClaimMap",
@@ -64,12 +76,15 @@ __all__ = [
     "Decision",
     "Denial",
     "EmailDomain",
+    "Explained",
+    "Grant",
     "GuardedApp",
     "HeaderMap",
     "HeaderTrustMiddleware",
     "IntrospectionMiddleware",
     "Introspector",
     "InvalidValueError",
+    "Inventory",
     "Issuer",
     "IssuerUnavailableError",
     "JWTMiddleware",
@@ -79,16 +94,22 @@ __all__ = [
     "Limit",
     "MissingExtraError",
     "NotFoundError",
+    "Operation",
     "PeerAddress",
+    "Policy",
+    "PolicyRouter",
     "Principal",
     "Proof",
     "ProtectedResource",
     "ProtectedResourceMiddleware",
     "ProxyCertificate",
+    "RBACMiddleware",
     "RequestContext",
+    "RequestLens",
     "Revocation",
     "RevocationPage",
     "RevocationService",
+    "Role",
     "Secret",
     "SharedSecret",
     "Stack",
@@ -105,6 +126,10 @@ __all__ = [
     "UpstreamCredentialMiddleware",
     "__version__",
     "current_principal",
+    "explain",
     "open_store",
+    "proxy_roles",
     "register_resolver",
+    "route_inventory",
+    "shadow_counts",
 ]

@@ -8,11 +8,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
-from llm_authmw import KeyAuthMiddleware, Stack, open_store
+from llm_authmw import KeyAuthMiddleware, RBACMiddleware, Role, Stack, open_store
 from llm_authmw.testing import MockProvider
 
 store = open_store(os.environ["AUTHMW_STORE"])
-guard = Stack(Middleware(KeyAuthMiddleware, keys=store.keys))
+member = Role(routes=["/v1/**"], models=["gpt-4o-mini", "text-embedding-*", "claude-*", "!claude-opus*"])
+guard = Stack(
+    Middleware(KeyAuthMiddleware, keys=store.keys),
+    Middleware(RBACMiddleware, roles={"member": member}, default_role="member", filter_models=True),
+)
 provider = MockProvider()
 
 

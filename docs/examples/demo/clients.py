@@ -8,10 +8,13 @@ import httpx2
 import openai
 from anthropic.types import Usage
 from openai.types import CompletionUsage
+from openai.types.chat import ChatCompletion
 from openai.types.responses import ResponseUsage
 
 GPT: Final = "gpt-4o-mini"
 CLAUDE: Final = "claude-sonnet-5"
+DEARER_GPT: Final = "gpt-4o"
+DEARER_CLAUDE: Final = "claude-opus-5"
 QUESTION: Final = "hi there"
 
 _MESSAGES: Final[Any] = [{"role": "user", "content": QUESTION}]
@@ -71,8 +74,14 @@ class Clients:
         return Seen(self._status, body=body, note=note)
 
     def chat(self, **headers: Any) -> tuple[str, str]:
-        answer = self._gpt.chat.completions.create(model=GPT, messages=_MESSAGES, extra_headers=headers)
-        return answer.choices[0].message.content or "", _tokens(answer.usage)
+        return self._said(self._gpt.chat.completions.create(model=GPT, messages=_MESSAGES, extra_headers=headers))
+
+    def chat_with_another_model(self) -> tuple[str, str]:
+        return self._said(self._gpt.chat.completions.create(model=DEARER_GPT, messages=_MESSAGES))
+
+    def chat_with_a_fallback(self) -> tuple[str, str]:
+        asked: Any = {"model": GPT, "messages": _MESSAGES, "extra_body": {"fallbacks": [DEARER_GPT]}}
+        return self._said(self._gpt.chat.completions.create(**asked))
 
     def chat_without_key(self) -> tuple[str, str]:
         return self.chat(authorization=openai.Omit())
@@ -100,10 +109,13 @@ class Clients:
     def models(self) -> tuple[str, str]:
         return ", ".join(model.id for model in self._gpt.models.list()), ""
 
-    def message(self, **headers: Any) -> tuple[str, str]:
-        answer = self._claude.messages.create(model=CLAUDE, max_tokens=100, messages=_MESSAGES, extra_headers=headers)
+    def message(self, *, model: str = CLAUDE, **headers: Any) -> tuple[str, str]:
+        answer = self._claude.messages.create(model=model, max_tokens=100, messages=_MESSAGES, extra_headers=headers)
         text = "".join(block.text for block in answer.content if block.type == "text")
         return text, _tokens(answer.usage)
+
+    def message_with_another_model(self) -> tuple[str, str]:
+        return self.message(model=DEARER_CLAUDE)
 
     def message_without_key(self) -> tuple[str, str]:
         return self.message(authorization=anthropic.Omit())
@@ -113,6 +125,10 @@ class Clients:
             pieces = list(events.text_stream)
             usage = events.get_final_message().usage
         return "".join(pieces), _streamed(pieces, usage)
+
+    @staticmethod
+    def _said(answer: ChatCompletion) -> tuple[str, str]:
+        return answer.choices[0].message.content or "", _tokens(answer.usage)
 
     def _remember(self, response: httpx2.Response) -> None:
         self._status = response.status_code

@@ -69,7 +69,7 @@ def good_calls(clients: Clients) -> Iterator[Scene]:
     yield Scene("OpenAI", "responses", said, clients.see(clients.respond))
     yield Scene("OpenAI", "responses, streamed", streamed, clients.see(clients.respond_streamed))
     yield Scene("OpenAI", "embeddings", Seen(200, body="2 vectors of 8 numbers", note="3 tokens in"), clients.see(clients.embed))
-    yield Scene("OpenAI", "models", Seen(200, body="gpt-4o, gpt-4o-mini, text-embedding-3-small"), clients.see(clients.models))
+    yield Scene("OpenAI", "models", Seen(200, body="gpt-4o-mini, text-embedding-3-small"), clients.see(clients.models))
     said, streamed = (seen._replace(body=f"Hello from {CLAUDE}: {QUESTION}") for seen in (said, streamed))
     yield Scene("Anthropic", "messages", said, clients.see(clients.message))
     yield Scene("Anthropic", "messages, streamed", streamed, clients.see(clients.message_streamed))
@@ -85,6 +85,15 @@ def bad_calls(clients: Clients, url: str, key: str) -> Iterator[Scene]:
         yield Scene("OpenAI", "a key with a typo", nobody._replace(reason=NOT_VALID), others.see(others.chat))
     both = Seen(400, "openai.BadRequestError", "ambiguous_credential")
     yield Scene("OpenAI", "two keys at once", both, clients.see(lambda: clients.chat(**{"x-api-key": key})))
+
+
+def other_models(clients: Clients) -> Iterator[Scene]:
+    """Show what the role does not allow, wherever a request says it."""
+    refused = Seen(403, "openai.PermissionDeniedError", "model_not_allowed")
+    yield Scene("OpenAI", "another model", refused, clients.see(clients.chat_with_another_model))
+    yield Scene("OpenAI", "the same as a fallback", refused, clients.see(clients.chat_with_a_fallback))
+    refused = refused._replace(error="anthropic.PermissionDeniedError")
+    yield Scene("Anthropic", "another model", refused, clients.see(clients.message_with_another_model))
 
 
 def revocation(clients: Clients, operator: Operator, key_id: str) -> Iterator[Scene]:
@@ -110,7 +119,7 @@ def show(screen: Screen, operator: Operator, server: RunningServer) -> tuple[str
     """Show everything; return the id and the text of a key that works."""
     screen.title(
         f"A guarded LLM proxy on [bold]{server.url}[/]",
-        "uvicorn ─▶ Stack(KeyAuthMiddleware) ─▶ a mock provider",
+        "uvicorn ─▶ Stack(KeyAuthMiddleware, RBACMiddleware) ─▶ a mock provider",
         "Keys are in a SQLite file, hashed with a pepper. Each ✓ is an expectation that was met.",
     )
     screen.section("Somebody gets a key")
@@ -121,6 +130,9 @@ def show(screen: Screen, operator: Operator, server: RunningServer) -> tuple[str
             screen.scene(scene)
         screen.section("Without a good key, nothing gets through")
         for scene in bad_calls(clients, server.url, key):
+            screen.scene(scene)
+        screen.section("A role says which models, wherever the request names one")
+        for scene in other_models(clients):
             screen.scene(scene)
         answered = clients.answered
     screen.section("A revoked key stops while the proxy runs")

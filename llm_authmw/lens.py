@@ -1,6 +1,6 @@
 """The request lens: reads what a request asks for, once, and hands on the very bytes that it read."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final
 
 import anyio.to_thread
@@ -9,6 +9,7 @@ from llm_authmw.asgi import Receive, Scope
 from llm_authmw.call import LLMCall
 from llm_authmw.context import RequestContext
 from llm_authmw.errors import ConfigurationError, Denial
+from llm_authmw.header_names import ORDINARY
 from llm_authmw.llm.body_fields import ROUTING
 from llm_authmw.llm.encodings import CODINGS, decoded
 from llm_authmw.llm.managed_ids import models_in_path
@@ -26,6 +27,7 @@ _DIGITS: Final = 18
 """Digits of a length that is still taken for a number."""
 _AT_ONCE: Final = 512 * 1024
 """Bytes of a body that are read within a few milliseconds, so that it need not be done in a thread."""
+_OF_NO_BODY: Final = ORDINARY - {b"content-type", b"content-encoding", b"content-length"}
 _WITHOUT_BODY: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 
 
@@ -125,24 +127,26 @@ class RequestLens:
             # What this one gives is what was read, whatever happened to the context since.
             context.call = receive.call
             return receive
-        headers = scope["headers"]
-        named = _named_outside(scope)
-        content_type = self._content_type(headers)
+        headers = _Headers(scope["headers"])
+        named = _named_outside(scope, headers.others)
+        content_type = _content_type(headers)
         reads = scope["method"].upper() not in _WITHOUT_BODY and (
             may_be_json(content_type) if found is None else found.operation.body != "none"
         )
         if not reads:
             context.call = reading_of(found, named, ()).call()
             return receive
-        coding = self._coding(headers)
-        messages = await self._receive_all(headers, receive)
+        coding = self._coding(headers.codings)
+        messages = await self._receive_all(headers.lengths, receive)
         if messages is None:
             return None
         body = b"".join([message.get("body", b"") for message in messages]) if len(messages) > 1 else messages[0].get("body", b"")
 
         def look() -> LLMCall:
             text = body if coding is None else decoded(coding, body, self.max_body)
-            return read_request(found, content_type=content_type, body=text, named=named, allowed_fields=self.allow_fields, headers=headers)
+            return read_request(
+                found, content_type=content_type, body=text, named=named, allowed_fields=self.allow_fields, headers=headers.others
+            )
 
         # The lines of a large batch take the better part of a second, in which nobody else is to wait.
         call = look() if len(body) <= _AT_ONCE and coding is None else await anyio.to_thread.run_sync(look)
@@ -155,7 +159,7 @@ class RequestLens:
         Raises:
             Denial: its query or a header names a model by something that is no model's name.
         """
-        context.call = reading_of(found, _named_outside(scope), (), socket=True).call()
+        context.call = reading_of(found, _named_outside(scope, scope["headers"]), (), socket=True).call()
 
     def watch(
         self,
@@ -194,25 +198,17 @@ class RequestLens:
 
         return watched
 
-    @staticmethod
-    def _content_type(headers: Any) -> bytes | None:
-        found = [value for name, value in headers if name.lower() == b"content-type"]
-        if len(found) > 1:
-            raise Denial("content_type_not_accepted")
-        return found[0] if found else None
-
-    def _coding(self, headers: Any) -> str | None:
-        found = [value for name, value in headers if name.lower() == b"content-encoding"]
-        coding = b",".join(found).strip(b" \t").lower().decode("latin-1")
+    def _coding(self, codings: list[bytes]) -> str | None:
+        coding = b",".join(codings).strip(b" \t").lower().decode("latin-1")
         if coding in {"", "identity"}:
             return None
         if coding not in self.decode:
             raise Denial("content_encoding_not_accepted")
         return coding
 
-    async def _receive_all(self, headers: Any, receive: Receive) -> list[Any] | None:
-        for name, value in headers:
-            if name.lower() == b"content-length" and value.isdigit() and (len(value) > _DIGITS or int(value) > self.max_body):
+    async def _receive_all(self, lengths: list[bytes], receive: Receive) -> list[Any] | None:
+        for length in lengths:
+            if length.isdigit() and (len(length) > _DIGITS or int(length) > self.max_body):
                 raise Denial("body_too_large")
         messages: list[Any] = []
         size = 0
@@ -228,8 +224,38 @@ class RequestLens:
                 return messages
 
 
-def _named_outside(scope: Scope) -> tuple[str, ...]:
-    return (*models_in_path(scope["path"]), *models_named_outside(scope.get("query_string") or b"", scope["headers"]))
+class _Headers:
+    """What the headers say of the body, found in one pass; and those that may name something."""
+
+    __slots__ = ("codings", "lengths", "others", "types")
+
+    def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self.types: Final[list[bytes]] = []
+        self.codings: Final[list[bytes]] = []
+        self.lengths: Final[list[bytes]] = []
+        self.others: Final[list[tuple[bytes, bytes]]] = []
+        for line in headers:
+            if line[0] in _OF_NO_BODY:
+                continue
+            match line[0].lower():
+                case b"content-type":
+                    self.types.append(line[1])
+                case b"content-encoding":
+                    self.codings.append(line[1])
+                case b"content-length":
+                    self.lengths.append(line[1])
+                case _:
+                    self.others.append(line)
+
+
+def _content_type(headers: _Headers) -> bytes | None:
+    if len(headers.types) > 1:
+        raise Denial("content_type_not_accepted")
+    return headers.types[0] if headers.types else None
+
+
+def _named_outside(scope: Scope, headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, ...]:
+    return (*models_in_path(scope["path"]), *models_named_outside(scope.get("query_string") or b"", headers))
 
 
 DEFAULT_LENS: Final = RequestLens()

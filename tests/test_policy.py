@@ -440,7 +440,7 @@ class TestPublicRoutes:
         assert ["anonymous"] == app.subjects
         assert ("anonymous", (), None) == (context.principal.subject, context.roles, context.tier)
         # Whoever hands the request on to somebody else still knows what the layers outside have looked into.
-        assert b"x-api-key" in context.authentication.outer.headers
+        assert b"x-api-key" in context.authentication.outer.entrance.read_headers
 
     async def test_the_app_finds_nobody_wherever_it_looks_and_only_during_the_request(self) -> None:
         async def who(request: Request) -> PlainTextResponse:

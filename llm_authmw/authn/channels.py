@@ -86,7 +86,9 @@ def without_credentials(scope: Any, run: Run | None, *, cookies: bool, others: f
     """
     headers, parameters = others, frozenset[str]()
     while run is not None:
-        headers, parameters, run = headers | run.headers, parameters | run.query_parameters, run.outer
+        if run.entrance is not None:
+            headers, parameters = headers | run.entrance.read_headers, parameters | run.entrance.query_parameters
+        run = run.outer
     found = {**scope, "headers": list(_kept_lines(scope["headers"], _unwanted_headers(headers, cookies=cookies)))}
     if scope.get("query_string"):
         found["query_string"] = _kept_query(scope["query_string"], _unwanted_parameters(parameters))

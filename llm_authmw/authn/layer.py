@@ -161,9 +161,7 @@ class AuthenticationLayer(GivesIdentity):
             found = find_credential(scope, self.headers, self.query_parameters)
             if isinstance(found, Denial):
                 outcome, found = found, None
-            run = context.authentication = Run(
-                found, outer=run, headers=self.read_headers, query_parameters=self.query_parameters, offered=self.offered
-            )
+            run = context.authentication = Run(found, outer=run, entrance=self)
         run.expected = None
         if outcome is None and (run.principal is None or self.edge):
             try:

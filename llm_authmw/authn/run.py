@@ -39,7 +39,6 @@ class Run(msgspec.Struct, eq=False):
         credential: What the caller presented.
         pending: Whether a required layer let the request pass without its credential.
         challenges: What the layers that found no credential would accept, for `WWW-Authenticate`.
-        offered: What all of its layers would accept: where a caller who is known has to log in anew.
         principal: Who is calling, once a layer has judged the caller's own credential.
         standing: Whether that still holds later on.
         edge: Who an edge fact says is calling: a client certificate, a proxy's headers, a signed assertion. It counts where the
@@ -47,8 +46,7 @@ class Run(msgspec.Struct, eq=False):
         edge_standing: Whether the edge fact still holds later on.
         certificate: SHA-256 of the client's certificate, wherever one was proven: what a token may be bound to (RFC 8705 §3).
         mark: What a reader of the record should notice.
-        headers: The headers that its layers look into, in lower case: whoever hands the request on to somebody else removes them.
-        query_parameters: The query parameters that they do.
+        entrance: The layer where it began, which knows what all of its layers look into and would accept; None where nobody is asked.
         outer: The run further out, where this one decides anew.
     """
 
@@ -56,13 +54,11 @@ class Run(msgspec.Struct, eq=False):
     expected: Any = None
     pending: bool = False
     challenges: list[str] = []
-    offered: tuple[str, ...] = ()
     principal: Principal | None = None
     standing: Standing | None = None
     edge: Principal | None = None
     edge_standing: Standing | None = None
     certificate: bytes | None = None
     mark: str | None = None
-    headers: frozenset[bytes] = frozenset()
-    query_parameters: frozenset[str] = frozenset()
+    entrance: Any = None
     outer: "Run | None" = None

@@ -207,7 +207,7 @@ class Case:
     def _offered(self) -> tuple[str, ...]:
         """What the authentication layers of the request would accept; every 401 has a challenge (RFC 9110 §15.5.2)."""
         run = self.context.authentication
-        return _BEARER if run is None else run.offered
+        return _BEARER if run is None or run.entrance is None else run.entrance.offered
 
     def _undecided(self, error: Exception) -> Denial:
         # Where and what, but not the error's own text, which may quote what was being decided on.

@@ -1,5 +1,6 @@
 """What was read of a request on behalf of rules that are on trial: the app gets it all the same."""
 
+from collections import deque
 from typing import Any, Final
 
 from llm_authmw.asgi import Receive
@@ -16,7 +17,7 @@ class Kept:
 
     def __init__(self, receive: Receive) -> None:
         self._receive: Final = receive
-        self._messages: Final[list[Any]] = []
+        self._messages: Final[deque[Any]] = deque()
 
     @property
     def holds(self) -> bool:
@@ -31,4 +32,4 @@ class Kept:
 
     async def again(self) -> Any:
         """Receive what was kept, and then what is still to come."""
-        return self._messages.pop(0) if self._messages else await self._receive()
+        return self._messages.popleft() if self._messages else await self._receive()

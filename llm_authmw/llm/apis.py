@@ -261,7 +261,8 @@ _OTHERS: Final = (
     Operation(name="pooling", routes=("pooling",)),
     Operation(name="classify", routes=("classify",)),
     Operation(name="tokenize", routes=("tokenize", "detokenize")),
-    Operation(name="invocations", routes=("invocations",)),
+    # And SageMaker's and Databricks', where the path says which endpoint.
+    Operation(name="invocations", routes=("invocations", "endpoints/{model}/invocations", "serving-endpoints/{model}/invocations")),
     # Mistral, and LiteLLM in front of it.
     Operation(name="ocr", routes=("ocr",)),
     # The second form is the transport that came before Streamable HTTP; the third LiteLLM's, a server's name after it.

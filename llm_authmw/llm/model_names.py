@@ -6,8 +6,9 @@ from typing import Final
 from llm_authmw.errors import Denial
 from llm_authmw.names import MAX_NAME_LENGTH
 
-# No blank, comma or bracket: some gateways split at them. No character beyond ASCII: some gateways fold full-width letters.
-_NAME: Final = re.compile(rf"[A-Za-z0-9@][A-Za-z0-9._:/@+=~-]{{0,{MAX_NAME_LENGTH - 1}}}", re.ASCII)
+# No blank, comma or bracket: some gateways split at them. No character beyond ASCII: some gateways fold full-width letters. No segment
+# that is a dot or two: a name becomes part of a provider's URL, in which `small/../large` is `large` (RFC 3986 §5.2.4).
+_NAME: Final = re.compile(rf"(?!.*/\.\.?(?:/|\Z))[A-Za-z0-9@][A-Za-z0-9._:/@+=~-]{{0,{MAX_NAME_LENGTH - 1}}}", re.ASCII)
 
 
 def model_name(value: object) -> str:

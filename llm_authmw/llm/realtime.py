@@ -1,5 +1,7 @@
 """Frames of a WebSocket: what an event of a realtime API asks for."""
 
+import json
+import re
 from collections.abc import Collection
 from typing import Final
 
@@ -11,6 +13,7 @@ from llm_authmw.llm.operation import Found
 from llm_authmw.llm.requests import reading_of
 
 _BLANKS: Final = b" \t\r\n"
+_ESCAPED: Final = re.compile(rb"\\u00([2-7][0-9A-Fa-f])")
 
 
 def read_frame(found: Found | None, text: str | None, data: bytes | None, allowed_fields: Collection[str] = ()) -> LLMCall | None:
@@ -29,8 +32,8 @@ def read_frame(found: Found | None, text: str | None, data: bytes | None, allowe
     if frame is None:
         return None
     if not frame.lstrip(_BLANKS).startswith(b"{"):
-        # Sound, or a word of some other protocol. Python's own parser also reads UTF-16 and UTF-32, whose bytes have zeros between.
-        if b"model" in frame.replace(b"\0", b""):
+        # Sound, or a word of some other protocol.
+        if _begins_elsewhere(frame) or b"model" in _unescaped(frame):
             raise Denial("request_malformed")
         return None
     reading = reading_of(None if found is None else Found(found.operation, ()), (), allowed_fields)
@@ -42,3 +45,17 @@ def read_frame(found: Found | None, text: str | None, data: bytes | None, allowe
     if not call.models and not call.tools:
         return None
     return msgspec.structs.replace(call, needs_model=False, leaves_choice=False)
+
+
+def _begins_elsewhere(frame: bytes) -> bool:
+    """Say whether a frame is an object to Python's own parser, which reads UTF-16, UTF-32 and a byte order mark too."""
+    try:
+        text = frame.decode(json.detect_encoding(frame), "surrogatepass")
+    except UnicodeDecodeError:
+        return False
+    return text.lstrip("\ufeff \t\r\n").startswith("{")
+
+
+def _unescaped(frame: bytes) -> bytes:
+    """Return a frame with its ASCII letters as they are, which JSON lets one write in another way, and other encodings with zeros between."""
+    return _ESCAPED.sub(lambda escaped: bytes([int(escaped[1], 16)]), frame.replace(b"\0", b""))

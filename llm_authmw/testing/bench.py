@@ -129,9 +129,7 @@ class Bench:
             None,
             expected=first,
             principal=principal,
-            headers=first.read_headers,
-            query_parameters=first.query_parameters,
-            offered=first.offered,
+            entrance=first,
         )
         context.proxies = next((one.trusted_proxies for one in met if _says_whom_to_trust(one)), None)
         reason = restriction_of(principal, scope, context)

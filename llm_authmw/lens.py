@@ -1,5 +1,6 @@
 """The request lens: reads what a request asks for, once, and hands on the very bytes that it read."""
 
+import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final
 
@@ -23,10 +24,14 @@ from llm_authmw.names import Names, names
 MAX_BODY: Final = 10 * 1024 * 1024
 """Bytes of a body that is read, where nothing else is said."""
 
+# Blanks and a byte order mark, also in UTF-16 and UTF-32: Python's own parser reads those.
+_BEFORE_JSON: Final = re.compile(rb"[\xef\xbb\xbf\xff\xfe]*(?:\0{0,3}[ \t\r\n])*\0{0,3}").match
 _DIGITS: Final = 18
 """Digits of a length that is still taken for a number."""
 _AT_ONCE: Final = 512 * 1024
 """Bytes of a body that are read within a few milliseconds, so that it need not be done in a thread."""
+_MOST_MESSAGES: Final = 1024
+"""Messages of a body that are kept as they came: one of a single byte takes the room of hundreds."""
 _OF_NO_BODY: Final = ORDINARY - {b"content-type", b"content-encoding", b"content-length"}
 _WITHOUT_BODY: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 
@@ -130,12 +135,15 @@ class RequestLens:
         headers = _Headers(scope["headers"])
         named = _named_outside(scope, headers.others)
         content_type = _content_type(headers)
-        reads = scope["method"].upper() not in _WITHOUT_BODY and (
-            may_be_json(content_type) if found is None else found.operation.body != "none"
-        )
-        if not reads:
+        if scope["method"].upper() in _WITHOUT_BODY or (found is not None and found.operation.body == "none"):
             context.call = reading_of(found, named, ()).call()
             return receive
+        if found is None and not may_be_json(content_type):
+            begun = await _receive_beginning(receive)
+            if begun is None:
+                return None
+            context.call = reading_of(found, named, ()).call()
+            return Replay(receive, begun, self, found, context.call)
         coding = self._coding(headers.codings)
         messages = await self._receive_all(headers.lengths, receive)
         if messages is None:
@@ -211,17 +219,53 @@ class RequestLens:
             if length.isdigit() and (len(length) > _DIGITS or int(length) > self.max_body):
                 raise Denial("body_too_large")
         messages: list[Any] = []
+        rest = bytearray()
         size = 0
         while True:
             message = await receive()
             if message["type"] != "http.request":
                 return None
-            messages.append(message)
-            size += len(message.get("body", b""))
+            body = message.get("body", b"")
+            size += len(body)
             if size > self.max_body:
                 raise Denial("body_too_large")
-            if not message.get("more_body", False):
+            whole = not message.get("more_body", False)
+            if len(messages) < _MOST_MESSAGES:
+                messages.append(message)
+            else:
+                rest += body
+                if whole:
+                    messages.append({"type": "http.request", "body": bytes(rest), "more_body": False})
+            if whole:
                 return messages
+
+
+async def _receive_beginning(receive: Receive) -> list[Any] | None:
+    """Return the first messages of a body that is no JSON by its type, on a route that nobody knows; None where the client has left.
+
+    Many apps parse what comes, whatever its type says (Starlette's `request.json()`). More than the beginning is not looked at, so that
+    a file of any size goes through.
+
+    Raises:
+        Denial: the body begins as JSON does (`content_type_not_accepted`), or with nothing but blanks for longer than is looked at.
+    """
+    messages: list[Any] = []
+    begin = b""
+    while len(messages) < _MOST_MESSAGES:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        messages.append(message)
+        begin += message.get("body", b"")
+        blank = _BEFORE_JSON(begin)
+        at = 0 if blank is None else blank.end()
+        if at < len(begin) or not message.get("more_body", False):
+            if begin[at : at + 1] in {b"{", b"["}:
+                break
+            return messages
+        # Zeros may be halves of the next character.
+        begin = begin[len(begin.rstrip(b"\0")) :]
+    raise Denial("content_type_not_accepted")
 
 
 class _Headers:

@@ -30,6 +30,9 @@ IDS: Final = frozenset(
 )
 """Hold an id, which may name a model in LiteLLM's way: see `managed_ids`."""
 
+MESSAGE: Final = "jsonrpc"
+"""Makes a body a message of JSON-RPC, which may be one to an MCP server, whatever the route."""
+
 PRESET: Final = "preset"
 """Names what OpenRouter keeps models under; as a model it is `@preset/<name>`."""
 

@@ -57,5 +57,5 @@ def _begins_elsewhere(frame: bytes) -> bool:
 
 
 def _unescaped(frame: bytes) -> bytes:
-    """Return a frame with its ASCII letters as they are, which JSON lets one write in another way, and other encodings with zeros between."""
+    """Return a frame with its ASCII letters as they are: JSON has escapes for them, and other encodings zeros between them."""
     return _ESCAPED.sub(lambda escaped: bytes([int(escaped[1], 16)]), frame.replace(b"\0", b""))

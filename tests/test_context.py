@@ -97,7 +97,7 @@ def test_a_denial_is_recorded_by_ids_and_codes_only(caplog: pytest.LogCaptureFix
     denial = Denial("key_blocked", layer="KeyAuthMiddleware", rule="rule text", need="need text", challenges=("challenge text",))
     with caplog.at_level(logging.INFO, logger="llm_authmw"):
         context.record(denial, credential_id="k1", mark="retiring_secret")
-    assert [Decision("KeyAuthMiddleware", "denied", "key_blocked", "k1", "retiring_secret")] == context.decisions
+    assert [Decision("KeyAuthMiddleware", "denied", "key_blocked", "k1", "retiring_secret", "rule text")] == context.decisions
     assert [f"request {context.request_id} denied by KeyAuthMiddleware: key_blocked (credential k1)"] == caplog.messages
 
 

@@ -87,6 +87,6 @@ def test_a_proxy_that_guards_nothing_fails_the_show(tmp_path: Path) -> None:
     given = environment(scratch, ONCE="1", PYTHONPATH=str(DEMO))
     done = subprocess.run(command, env=given, capture_output=True, text=True, check=False, timeout=60)
     assert (1, "") == (done.returncode, done.stderr), done.stdout
-    assert f"✗ 6 of {EXPECTATIONS} did not go as expected." in done.stdout
+    assert f"✗ 10 of {EXPECTATIONS} did not go as expected." in done.stdout
     assert "expected: 401 openai.AuthenticationError missing_credential" in done.stdout
     assert [] == list(scratch.iterdir())

@@ -77,7 +77,7 @@ ALLOWED = {
     "interactions": ("/v1beta/interactions", {"model": "fake-small", "input": "hi"}),
     "deployment": ("/openai/deployments/fake-small/chat/completions", {"model": "fake-small", "messages": ASKED}),
     "engine": ("/engines/fake-small/completions", {"prompt": "hi"}),
-    "query": (f"{CHAT}?model=fake-small", {"messages": ASKED}),
+    "query": (f"{CHAT}?model=fake-small", {"model": "fake-small", "messages": ASKED}),
     "gemini": ("/v1beta/models/fake-small:generateContent", GEMINI),
     "fallback": (CHAT, {"model": "fake-failing", "messages": ASKED, "fallbacks": ["fake-small"]}),
     "fallback, as a map": (

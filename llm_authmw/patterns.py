@@ -8,6 +8,7 @@ Models: a literal name, a name with one trailing `*`, or either with a leading `
 some pattern includes it and none excludes it.
 """
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -22,6 +23,8 @@ METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 # What nearly every path is, read in one pass: segments that do not begin with a dot.
 _PLAIN: Final = re.compile(r"(?:/[A-Za-z0-9_:@~-][A-Za-z0-9._:@~-]*)+")
 _NOT_IN_A_PATH: Final = frozenset("\\#?;%\ufffd")
+_REMEMBERED: Final = 512
+"""Characters up to which a path is remembered: apps have few routes, and clients may ask for many that there are not."""
 _ENCODED_SEPARATORS: Final = (b"%2f", b"%5c", b"%00")
 
 
@@ -166,19 +169,27 @@ def canonical_route(scope: Any) -> tuple[str, str] | None:
     canonical: a mount with a parameter puts what the client sent into `root_path`. An encoded separator survives only in
     `raw_path`, so that is looked at too.
     """
-    path: str = scope["path"]
+    given: str = scope["path"]
     raw: bytes = scope.get("raw_path") or b""
+    below = _below_root if len(given) + len(raw) <= _REMEMBERED else _below_root.__wrapped__
+    path = below(given, raw, scope.get("root_path") or "")
+    if path is None:
+        return None
+    if scope["type"] == "websocket":
+        return "WS", path
+    method: str = scope["method"].upper()
+    # HTTP lets a client invent methods, and one that he calls WS is not the word for a WebSocket.
+    return ("ws" if method == "WS" else method), path
+
+
+@functools.lru_cache(maxsize=1024)
+def _below_root(path: str, raw: bytes, root: str) -> str | None:
     if not is_canonical(path):
         return None
     if b"%" in raw:
         lowered = raw.lower()
         if any(separator in lowered for separator in _ENCODED_SEPARATORS):
             return None
-    root: str = scope.get("root_path") or ""
     if path == root or path.startswith(root + "/"):
-        path = path[len(root) :] or "/"
-    if scope["type"] == "websocket":
-        return "WS", path
-    method: str = scope["method"].upper()
-    # HTTP lets a client invent methods, and one that he calls WS is not the word for a WebSocket.
-    return ("ws" if method == "WS" else method), path
+        return path[len(root) :] or "/"
+    return path

@@ -12,6 +12,7 @@ from llm_authmw.llm.model_names import model_name
 
 _PREFIXES: Final = ("file-", "batch_")
 _SHORTEST: Final = len(base64.b64encode(b"litellm:;model,m").rstrip(b"="))
+_LONG_SEGMENT: Final = re.compile(rf"[^/]{{{_SHORTEST},}}")
 _STANDARD: Final = str.maketrans("-_", "+/")
 _MARK: Final = b"litellm"
 _NAMES: Final = re.compile(rb"(?:;model|target_model_names),([^;]+)")
@@ -38,7 +39,7 @@ def models_in_path(path: str) -> tuple[str, ...]:
     Raises:
         Denial: as `models_in_id`.
     """
-    return tuple(name for segment in path.split("/") if len(segment) >= _SHORTEST for name in models_in_id(segment))
+    return tuple(name for segment in _LONG_SEGMENT.findall(path) for name in models_in_id(segment))
 
 
 def _decoded(text: str) -> bytes:

@@ -5,6 +5,7 @@ than one ending fits, one that finds a model in the path goes before one that do
 literal further to the right.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Final, TypeAlias
 
@@ -16,6 +17,8 @@ from llm_authmw.llm.operation import Found, Operation
 
 __all__ = ["Found", "Operation", "Operations"]
 
+_REMEMBERED: Final = 256
+"""Characters up to which a path and what was found for it are remembered."""
 _WITHOUT_BODY: Final = frozenset({"GET", "DELETE"})
 
 
@@ -84,7 +87,7 @@ class Operations:
         ConfigurationError: two of `own` have the same ending, or one is no `Operation`.
     """
 
-    __slots__ = ("_all", "_trees")
+    __slots__ = ("_all", "_remembered", "_trees")
 
     def __init__(self, *own: Operation) -> None:
         self._all: Final = (*own, *BUILT_IN)
@@ -95,6 +98,7 @@ class Operations:
             self._add(operation, own=True)
         for operation in BUILT_IN:
             self._add(operation, own=False)
+        self._remembered: Final = functools.lru_cache(maxsize=1024)(self._find)
 
     def __iter__(self) -> Iterator[Operation]:
         """Yield one's own operations, then the built-in ones."""
@@ -111,6 +115,9 @@ class Operations:
             Denial: the path names a model by something that is no model's name (`model_malformed`), or can be split into ending and
                 model in more than one way (`ambiguous_path`).
         """
+        return self._remembered(method, path) if len(path) <= _REMEMBERED else self._find(method, path)
+
+    def _find(self, method: str, path: str) -> Found | None:
         if method == "HEAD":
             method = "GET"
         tree = self._trees.get(method)

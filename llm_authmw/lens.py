@@ -25,7 +25,7 @@ MAX_BODY: Final = 10 * 1024 * 1024
 """Bytes of a body that is read, where nothing else is said."""
 
 # Blanks and a byte order mark, also in UTF-16 and UTF-32: Python's own parser reads those.
-_BEFORE_JSON: Final = re.compile(rb"[\xef\xbb\xbf\xff\xfe]*(?:\0{0,3}[ \t\r\n])*\0{0,3}").match
+_BEFORE_JSON: Final = re.compile(rb"[\xef\xbb\xbf\xff\xfe]*+(?:\0{0,3}+[ \t\r\n])*+\0{0,3}+").match
 _DIGITS: Final = 18
 """Digits of a length that is still taken for a number."""
 _AT_ONCE: Final = 512 * 1024
@@ -185,19 +185,23 @@ class RequestLens:
             deny: Told of the denial of a frame. The app then receives a disconnect in its place, and nothing else any more.
         """
         denied = False
+        held: Any = None
 
         async def watched() -> Any:
-            nonlocal denied
+            nonlocal denied, held
             if denied:
                 return {"type": "websocket.disconnect", "code": 1008}
-            message = await receive()
+            # An app may give up waiting: the next call goes on with the same message.
+            message = held = await receive() if held is None else held
             if message["type"] != "websocket.receive":
+                held = None
                 return message
             try:
-                call = read_frame(found, message.get("text"), message.get("bytes"), self.allow_fields)
+                call = await self._read_frame(found, message)
                 denial = None if call is None else judge(call)
             except Denial as raised:
                 denial = raised
+            held = None
             if denial is None:
                 return message
             denied = True
@@ -205,6 +209,15 @@ class RequestLens:
             return {"type": "websocket.disconnect", "code": 1008}
 
         return watched
+
+    async def _read_frame(self, found: Found | None, message: Any) -> LLMCall | None:
+        text, data = message.get("text"), message.get("bytes")
+        size = len(text or data or b"")
+        if size > self.max_body:
+            raise Denial("body_too_large")
+        if size <= _AT_ONCE:
+            return read_frame(found, text, data, self.allow_fields)
+        return await anyio.to_thread.run_sync(read_frame, found, text, data, self.allow_fields)
 
     def _coding(self, codings: list[bytes]) -> str | None:
         coding = b",".join(codings).strip(b" \t").lower().decode("latin-1")

@@ -263,7 +263,8 @@ _OTHERS: Final = (
     Operation(name="tokenize", routes=("tokenize", "detokenize")),
     # And SageMaker's and Databricks', where the path says which endpoint.
     Operation(name="invocations", routes=("invocations", "endpoints/{model}/invocations", "serving-endpoints/{model}/invocations")),
-    # Mistral, and LiteLLM in front of it.
+    # Mistral, and LiteLLM in front of it. An agent is run as a model is.
+    Operation(name="chat", routes=("agents/completions",), model_fields=("agent_id",)),
     Operation(name="ocr", routes=("ocr",)),
     # The second form is the transport that came before Streamable HTTP; the third LiteLLM's, a server's name after it.
     Operation(name="mcp", dialect="mcp", routes=("mcp", "sse/messages", "mcp/*"), body="mcp", needs_model=False),

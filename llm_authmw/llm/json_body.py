@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from llm_authmw.strict_json import MAX_DEPTH, is_array, is_object
+from llm_authmw.strict_json import MAX_DEPTH
 
 OBJECT: Final = ord("{")
 ARRAY: Final = ord("[")
@@ -20,10 +20,11 @@ NULL: Final = Raw(b"null")
 
 _members: Final = msgspec.json.Decoder(dict[str, Raw]).decode
 _elements: Final = msgspec.json.Decoder(list[Raw]).decode
-_anything: Final = msgspec.json.Decoder().decode
 
-# What stands before the value of a member.
-_NAME: Final = re.compile(rb'[ \t\r\n]*[{,][ \t\r\n]*"(?:[^"\\]|\\.)*"[ \t\r\n]*:[ \t\r\n]*').match
+# What stands before the value of a member. Nothing is gone back over, or each letter of a name would take a hundred bytes to remember.
+_NAME: Final = re.compile(rb'[ \t\r\n]*+[{,][ \t\r\n]*+"(?:[^"\\]++|\\.)*+"[ \t\r\n]*+:[ \t\r\n]*+').match
+_ALIKE: Final = bytes.maketrans(b"{}", b"[]")
+_BUT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b'[]{}"')
 _BUT_OPENERS: Final = bytes(byte for byte in range(256) if byte not in b"[{")
 _SMALL: Final = 4096
 """Bytes up to which counting the brackets of a text costs less than decoding it."""
@@ -119,17 +120,16 @@ def _check_depth(text: bytes) -> None:
     try:
         _usually_nested(text)
     except msgspec.ValidationError:
-        level = [_anything(text)]
+        # Not decoded, which would make objects of many times its size. Of the text only brackets are left, and quotation marks, as those
+        # in strings are none; then each round takes away what holds nothing, one level of all.
+        unescaped = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+        quoted = unescaped.translate(_ALIKE, _BUT_BRACKETS).replace(b'""', b"")
+        brackets = b"".join(quoted.split(b'"')[::2])
         for _ in range(MAX_DEPTH):
-            level = [inner for outer in level for inner in _inside(outer)]
-            if not level:
+            brackets = brackets.replace(b"[]", b"")
+            if not brackets:
                 return
         raise ValueError("nested too deeply") from None
-
-
-def _inside(value: Any) -> list[Any]:
-    entries = value.values() if is_object(value) else value if is_array(value) else ()
-    return [entry for entry in entries if type(entry) is dict or type(entry) is list]
 
 
 def _check_distinct(text: bytes, members: dict[str, Raw]) -> None:

@@ -11,7 +11,16 @@ from llm_authmw.llm.model_names import model_name
 _NAMES_ONE: Final = frozenset({"model", "deployment"})
 # LiteLLM's list of where a file or a batch goes, with commas between the names and blanks around them.
 _NAMES_SEVERAL: Final = "target_model_names"
-_HEADER: Final = b"x-litellm-model"
+_HEADERS: Final = frozenset(
+    {
+        b"x-litellm-model",
+        # Which of the models behind an endpoint: SageMaker's and Azure Machine Learning's.
+        b"azureml-model-deployment",
+        b"x-amzn-sagemaker-inference-component",
+        b"x-amzn-sagemaker-target-model",
+        b"x-amzn-sagemaker-target-variant",
+    }
+)
 
 
 def models_named_outside(query_string: bytes, headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, ...]:
@@ -38,6 +47,6 @@ def models_named_outside(query_string: bytes, headers: Iterable[tuple[bytes, byt
                 found += [model_name(name.strip(" ")) for name in text.split(",")]
     # Bytes beyond ASCII decode to letters that no model's name has.
     found += [
-        model_name(value.decode("latin-1").strip(" \t")) for header, value in headers if header not in ORDINARY and fold(header) == _HEADER
+        model_name(value.decode("latin-1").strip(" \t")) for header, value in headers if header not in ORDINARY and fold(header) in _HEADERS
     ]
     return tuple(dict.fromkeys(found))

@@ -19,6 +19,9 @@ from llm_authmw.names import name_problem
 MAX_NUMBER: Final = 2**31
 """The largest ceiling, and the largest number of answers, that is taken for one."""
 
+MAX_NAMES: Final = 1000
+"""Different models, and tools, of one request: each is held against the rules, while nobody else is served."""
+
 _USER_OF_METADATA: Final = "metadata.user_id"
 
 _REALTIME: Final = "realtime"
@@ -42,16 +45,30 @@ class Reading:
         tools: What tools it declares or runs.
         streaming: Whether a stream is asked for.
         chosen: Whether a model was named where the API looks for the one that it runs, and not only as a fallback or beside it.
+        is_message: Whether the body is a message of JSON-RPC.
     """
 
-    __slots__ = ("_allowed", "_ceiling", "_choices", "_labels", "_unbounded", "chosen", "models", "operation", "streaming", "tools")
+    __slots__ = (
+        "_allowed",
+        "_ceiling",
+        "_choices",
+        "_labels",
+        "_unbounded",
+        "chosen",
+        "is_message",
+        "models",
+        "operation",
+        "streaming",
+        "tools",
+    )
 
     def __init__(
         self, operation: Operation, models: Iterable[str] = (), allowed_fields: Collection[str] = (), *, chosen: bool = False
     ) -> None:
         self.operation: Final = operation
         self.models: Final[list[str]] = list(models)
-        self.chosen = chosen
+        self.chosen: bool = chosen
+        self.is_message: bool = False
         self.tools: Final = Tools()
         self.streaming: bool = operation.streams
         self._allowed: Final = allowed_fields
@@ -61,18 +78,27 @@ class Reading:
         self._choices = 1
 
     def call(self) -> LLMCall:
-        """Return what was found."""
+        """Return what was found.
+
+        Raises:
+            Denial: it names more than rules are held against for one request (`request_field_invalid`).
+        """
         operation, labels, tools = self.operation, self._labels, self.tools
+        models = tuple(dict.fromkeys(self.models)) if len(self.models) > 1 else tuple(self.models)
+        run = tools.names()
+        for names, kind in ((models, "models"), (run, "tools")):
+            if len(names) > MAX_NAMES:
+                raise Denial("request_field_invalid", need=f"{MAX_NAMES} different {kind} at most")
         return LLMCall(
             dialect=operation.dialect,
             operation=operation.name,
-            models=tuple(dict.fromkeys(self.models)) if len(self.models) > 1 else tuple(self.models),
+            models=models,
             needs_model=operation.needs_model,
             leaves_choice=operation.needs_model and not self.chosen,
             max_output_tokens=None if self._unbounded else self._ceiling,
             choices=self._choices,
             streaming=self.streaming,
-            tools=tools.names(),
+            tools=run,
             functions=tuple(dict.fromkeys(tools.functions)) if tools.functions else (),
             end_user=next((labels[name] for name in (*fields.END_USER, _USER_OF_METADATA) if name in labels), None) if labels else None,
         )
@@ -134,6 +160,10 @@ class Reading:
         named = _decode(value)
         if type(named) is str:
             self.models.extend(models_in_id(named))
+
+    def take_protocol(self, _name: str, value: Raw) -> None:
+        """Read the version of JSON-RPC."""
+        self.is_message = _decode(value) == "2.0"
 
     def take_preset(self, _name: str, value: Raw) -> None:
         """Read the name under which OpenRouter keeps models."""
@@ -302,6 +332,7 @@ READERS: Final[Mapping[str, Reader]] = {
     **_all(fields.MODEL, Reading.take_model),
     **_all(fields.MODELS, _beside(Reading.take_models)),
     **_all(fields.IDS, Reading.take_id),
+    fields.MESSAGE: Reading.take_protocol,
     fields.PRESET: Reading.take_preset,
     **_all(fields.FALLBACKS, _beside(Reading.take_fallbacks)),
     **_all(fields.BODIES, _beside(Reading.take_body)),

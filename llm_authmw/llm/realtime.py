@@ -9,6 +9,7 @@ import msgspec
 
 from llm_authmw.call import LLMCall
 from llm_authmw.errors import Denial
+from llm_authmw.llm.mcp import read_messages
 from llm_authmw.llm.operation import Found
 from llm_authmw.llm.requests import reading_of
 
@@ -39,6 +40,8 @@ def read_frame(found: Found | None, text: str | None, data: bytes | None, allowe
     reading = reading_of(None if found is None else Found(found.operation, ()), (), allowed_fields)
     try:
         reading.body(frame)
+        if reading.is_message:
+            read_messages(reading.tools, frame, ())
     except ValueError as error:
         raise Denial("request_malformed") from error
     call = reading.call()

@@ -88,3 +88,6 @@ def _read_body(reading: Reading, content_type: bytes | None, body: bytes, header
         read_messages(reading.tools, body, headers)
     else:
         reading.body(body)
+        if reading.is_message:
+            # An MCP server may be anywhere: SDKs have had it listen at `/messages`, which is also where Anthropic's API is.
+            read_messages(reading.tools, body, headers)

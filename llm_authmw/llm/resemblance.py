@@ -6,7 +6,8 @@ from typing import Final
 from llm_authmw.llm.apis import BUILT_IN
 from llm_authmw.llm.endings import Ending
 
-_VERSION: Final = re.compile(r"v\d+(?:(?:alpha|beta)\d*)?")
+_VERSION: Final = re.compile(r"v\d+(?:[.p]\d+)*(?:(?:alpha|beta)\d*)?")
+_JOINT: Final = re.compile(r"[-_.]")
 _EVERYDAY: Final = frozenset(
     {
         *(
@@ -17,6 +18,7 @@ _EVERYDAY: Final = frozenset(
             "characters",
             "complete",
             "content",
+            "endpoints",
             "events",
             "extensions",
             "files",
@@ -31,7 +33,7 @@ _EVERYDAY: Final = frozenset(
 _WORDS: Final = (
     frozenset(segment for operation in BUILT_IN for route in operation.routes for segment in Ending.parse(route).segments if segment)
     | {
-        *("completion", "generation", "infer", "inference", "llm", "predict", "prediction", "predictions"),
+        *("completion", "encode", "generation", "infer", "inference", "llm", "lora", "predict", "prediction", "predictions", "prompts"),
         # What gateways put in front of whatever a provider has, and kinds of requests that only some of them know.
         *(
             "a2a",
@@ -74,6 +76,7 @@ _WORDS: Final = (
     }
 ) - _EVERYDAY
 _OF_TOOLS: Final = frozenset({"mcp", "mcp-rest", "tools"})
+_ALL: Final = _WORDS | _OF_TOOLS
 
 
 def resembles_an_api(path: str) -> bool:
@@ -86,9 +89,7 @@ def resembles_an_api(path: str) -> bool:
         path: A canonical path (`llm_authmw.patterns.canonical_route`).
     """
     segments = path.lower().split("/")
-    return ":" in segments[-1] or any(
-        segment in _WORDS or segment in _OF_TOOLS or _VERSION.fullmatch(segment) is not None for segment in segments
-    )
+    return ":" in segments[-1] or any(_speaks(segment, _ALL) or _VERSION.fullmatch(segment) is not None for segment in segments)
 
 
 def resembles_tools(path: str) -> bool:
@@ -97,4 +98,9 @@ def resembles_tools(path: str) -> bool:
     Args:
         path: A canonical path.
     """
-    return not _OF_TOOLS.isdisjoint(path.lower().split("/"))
+    return any(_speaks(segment, _OF_TOOLS) for segment in path.lower().split("/"))
+
+
+def _speaks(segment: str, words: frozenset[str]) -> bool:
+    """Say whether a segment is one of the words, or is put together with one: `generate_stream`, `github-mcp`."""
+    return segment in words or not words.isdisjoint(_JOINT.split(segment))

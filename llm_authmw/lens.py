@@ -135,7 +135,8 @@ class RequestLens:
         headers = _Headers(scope["headers"])
         named = _named_outside(scope, headers.others)
         content_type = _content_type(headers)
-        if scope["method"].upper() in _WITHOUT_BODY or (found is not None and found.operation.body == "none"):
+        unread = scope["method"].upper() in _WITHOUT_BODY and (found is not None or not brings_body(scope))
+        if unread or (found is not None and found.operation.body == "none"):
             context.call = reading_of(found, named, ()).call()
             return receive
         if found is None and not may_be_json(content_type):
@@ -303,6 +304,15 @@ class _Headers:
                     self.lengths.append(line[1])
                 case _:
                     self.others.append(line)
+
+
+def brings_body(scope: Scope) -> bool:
+    """Say whether the headers of an HTTP request announce a body, which any method may have (RFC 9110 §9.3.1)."""
+    for name, value in scope["headers"]:
+        lowered = name.lower()
+        if lowered == b"transfer-encoding" or (lowered == b"content-length" and value.strip(b" \t") != b"0"):
+            return True
+    return False
 
 
 def _content_type(headers: _Headers) -> bytes | None:

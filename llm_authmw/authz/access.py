@@ -20,6 +20,7 @@ class AccessRequest(msgspec.Struct, frozen=True, kw_only=True):
         method: As `patterns.canonical_route` gives it: "WS" for a WebSocket.
         path: As `patterns.canonical_route` gives it.
         found: The operation of the route; None where no table has it.
+        with_body: Whether it brings a body though its method is one that has none as a rule, such as `GET` (RFC 9110 §9.3.1).
         call: What the request asks for; None where no rule had to know.
         address: The client's address as the trusted-proxy setting resolves it; None where it is not known, or nothing asks for it
             (`Holder.needs_address`).
@@ -30,6 +31,7 @@ class AccessRequest(msgspec.Struct, frozen=True, kw_only=True):
     method: str
     path: str
     found: Found | None = None
+    with_body: bool = False
     call: LLMCall | None = None
     address: Address | None = None
     now: float = 0.0

@@ -12,13 +12,14 @@ from llm_authmw.authz.access import AccessRequest, StepUp, Verdict
 from llm_authmw.authz.authorizer import Engine
 from llm_authmw.authz.holders import Holder
 from llm_authmw.authz.rules import AccessRules
+from llm_authmw.authz.tables import BODYLESS
 from llm_authmw.authz.trial import Kept
 from llm_authmw.call import LLMCall
 from llm_authmw.challenges import for_bearers
 from llm_authmw.clock import Clock
 from llm_authmw.context import RequestContext, logger
 from llm_authmw.errors import Denial
-from llm_authmw.lens import RequestLens
+from llm_authmw.lens import RequestLens, brings_body
 from llm_authmw.patterns import canonical_route
 
 _BEARER: Final = ("Bearer",)
@@ -131,11 +132,13 @@ class Case:
         holder = basis.rules.holder(principal if basis.has_roles else msgspec.structs.replace(principal, roles=()))
         context.roles = holder.roles if basis.has_roles else principal.roles
         engine = basis.engine
+        found = basis.lens.find(*route)
         request = AccessRequest(
             principal=principal,
             method=route[0],
             path=route[1],
-            found=basis.lens.find(*route),
+            found=found,
+            with_body=found is None and route[0] in BODYLESS and brings_body(self.scope),
             address=context.client_address(self.scope) if holder.needs_address or engine is not None else None,
             now=basis.clock.now(),
         )

@@ -199,12 +199,12 @@ def _union(masks: Iterable[int]) -> int:
 
 def passes_unread(request: AccessRequest) -> bool:
     """Say whether nothing that the request names counts: no table of operations has its route, and its method has no body."""
-    return request.found is None and request.method in BODYLESS
+    return request.found is None and request.method in BODYLESS and not request.with_body
 
 
 def needs_its_name(request: AccessRequest) -> bool:
     """Say whether it takes a role that names the route, since no table of operations has it and it could reach any model."""
-    return request.found is None and request.method not in BODYLESS and resembles_an_api(request.path)
+    return request.found is None and not passes_unread(request) and resembles_an_api(request.path)
 
 
 def grouped(texts: Iterable[str], groups: Mapping[str, tuple[str, ...]]) -> Iterator[str]:

@@ -6,6 +6,7 @@ literal further to the right.
 """
 
 import functools
+import itertools
 from collections.abc import Iterator
 from typing import Final, TypeAlias
 
@@ -35,6 +36,9 @@ class _End:
         self.action: Final = ending.action and f":{ending.action}"
         self.found: Final = Found(operation, ())
 
+
+# What stands behind one of these in a path is a model, whatever the operation.
+_BEFORE_MODELS: Final = frozenset({"deployments", "engines"})
 
 _Match: TypeAlias = tuple[_End, int]
 """An ending that fits, and the index of the path's segment where it begins."""
@@ -141,7 +145,7 @@ class Operations:
             return None
         end, first = match
         if not end.names_model:
-            return end.found
+            return _deployed(end, segments)
         named = "/".join(segments[first + end.before : last + 1 - end.after])
         return Found(end.operation, (model_name(named.removesuffix(end.action)),))
 
@@ -217,3 +221,11 @@ def _match_several(node: _Node, segments: list[str], at: int) -> _Match | None:
                 raise Denial("ambiguous_path")
             found = match
     return found
+
+
+def _deployed(end: _End, segments: list[str]) -> Found:
+    """Return an operation whose ending names no model, with the deployment that the path begins with."""
+    if _BEFORE_MODELS.isdisjoint(segments):
+        return end.found
+    named = [model_name(after) for before, after in itertools.pairwise(segments) if after and before in _BEFORE_MODELS]
+    return Found(end.operation, tuple(named))

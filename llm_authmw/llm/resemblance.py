@@ -8,73 +8,33 @@ from llm_authmw.llm.endings import Ending
 
 _VERSION: Final = re.compile(r"v\d+(?:[.p]\d+)*(?:(?:alpha|beta)\d*)?")
 _JOINT: Final = re.compile(r"[-_.]")
-_EVERYDAY: Final = frozenset(
-    {
-        *(
-            "accept",
-            "api",
-            "calls",
-            "cancel",
-            "characters",
-            "complete",
-            "content",
-            "endpoints",
-            "events",
-            "extensions",
-            "files",
-            "jobs",
-            "messages",
-            "parts",
-        ),
-        *("pause", "refer", "reject", "results", "resume", "runs", "search", "sessions", "steps", "threads", "uploads", "utils", "videos"),
-    }
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Words of the table that any app has routes of.
+_EVERYDAY: Final = _words(
+    "accept agents api calls cancel characters complete content endpoints events extensions files jobs messages parts pause refer reject"
+    " results resume runs search sessions steps threads uploads utils videos"
 )
-"""Words of the table that any app has routes of."""
-_WORDS: Final = (
-    frozenset(segment for operation in BUILT_IN for route in operation.routes for segment in Ending.parse(route).segments if segment)
-    | {
-        *("completion", "encode", "generation", "infer", "inference", "llm", "lora", "predict", "prediction", "predictions", "prompts"),
-        # What gateways put in front of whatever a provider has, and kinds of requests that only some of them know.
-        *(
-            "a2a",
-            "assemblyai",
-            "azure",
-            "azure_ai",
-            "bedrock",
-            "cohere",
-            "gemini",
-            "mistral",
-            "openai",
-            "rag",
-            "vertex",
-            "vertex-ai",
-            "vllm",
-        ),
-        # The same, as LiteLLM's pass-through routes begin.
-        *(
-            "azure_speech",
-            "bespoke",
-            "comprehendmedical",
-            "cursor",
-            "eu.assemblyai",
-            "fal_ai",
-            "gigachat",
-            "laya",
-            "langfuse",
-            "milvus",
-            "nvidia_nim",
-            "openai_passthrough",
-            "openrouter",
-            "systemone",
-            "tinyfish",
-            "transcribe",
-            "transform_request",
-            "typesafe",
-            "vertex_ai",
-            "watsonx",
-        ),
-    }
-) - _EVERYDAY
+# What servers of models call their routes beside those of the table.
+_OF_SERVERS: Final = _words(
+    "ai collective_rpc completion encode generation infer inference llm lora pipeline predict prediction predictions prompts transcribe"
+)
+# What gateways put in front of whatever a provider has, and kinds of requests that only some of them know.
+_OF_GATEWAYS: Final = _words(
+    "a2a assemblyai azure azure_ai azure_speech bedrock bespoke cohere comprehendmedical cursor eu.assemblyai fal_ai gemini gigachat"
+    " langfuse laya milvus mistral nvidia_nim openai openai_passthrough openrouter rag systemone tinyfish transform_request typesafe vertex"
+    " vertex-ai vertex_ai vllm watsonx"
+)
+_OF_THE_TABLE: Final = frozenset(
+    segment for operation in BUILT_IN for route in operation.routes for segment in Ending.parse(route).segments if segment
+)
+_WORDS: Final = (_OF_THE_TABLE - _EVERYDAY) | _OF_SERVERS | _OF_GATEWAYS
+# Ollama's ways to fetch models, and to give one the name of another.
+_OF_OLLAMA: Final = ("/api/copy", "/api/create", "/api/pull", "/api/push")
 _OF_TOOLS: Final = frozenset({"mcp", "mcp-rest", "tools"})
 _ALL: Final = _WORDS | _OF_TOOLS
 
@@ -88,8 +48,11 @@ def resembles_an_api(path: str) -> bool:
     Args:
         path: A canonical path (`llm_authmw.patterns.canonical_route`).
     """
-    segments = path.lower().split("/")
-    return ":" in segments[-1] or any(_speaks(segment, _ALL) or _VERSION.fullmatch(segment) is not None for segment in segments)
+    lowered = path.lower().rstrip("/")
+    segments = lowered.split("/")
+    if ":" in segments[-1] or lowered.endswith(_OF_OLLAMA):
+        return True
+    return any(_speaks(segment, _ALL) or _VERSION.fullmatch(segment) is not None for segment in segments)
 
 
 def resembles_tools(path: str) -> bool:

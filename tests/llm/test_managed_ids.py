@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 from llm_authmw import Denial
 from llm_authmw.llm.managed_ids import models_in_id
 
-NAMES = st.text(st.sampled_from("abcdefgxyz0189./_-"), min_size=1, max_size=30).map(lambda text: f"m{text}")
+
+def is_model_name(name: str) -> bool:
+    return not {".", ".."} & set(name.split("/"))
+
+
+NAMES = st.text(st.sampled_from("abcdefgxyz0189./_-"), min_size=1, max_size=30).map(lambda text: f"m{text}").filter(is_model_name)
 
 
 def encoded(text: str) -> str:

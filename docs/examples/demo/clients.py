@@ -80,8 +80,8 @@ class Clients:
         return self._said(self._gpt.chat.completions.create(model=DEARER_GPT, messages=_MESSAGES))
 
     def chat_with_a_fallback(self) -> tuple[str, str]:
-        asked: Any = {"model": GPT, "messages": _MESSAGES, "extra_body": {"fallbacks": [DEARER_GPT]}}
-        return self._said(self._gpt.chat.completions.create(**asked))
+        asked = {"fallbacks": [DEARER_GPT]}
+        return self._said(self._gpt.chat.completions.create(model=GPT, messages=_MESSAGES, extra_body=asked))
 
     def chat_without_key(self) -> tuple[str, str]:
         return self.chat(authorization=openai.Omit())

@@ -17,6 +17,8 @@ from llm_authmw.explained import explain as explain_request
 from llm_authmw.principal import ClaimValue
 from llm_authmw.reasons import REASONS
 
+_MOST_SHOWN: Final = 3
+"""Patterns of one role that are printed; the one that decided stands beside them, and `--json` has them all."""
 _HELD: Final = (Column("WANTED", "wrap"), Column("FOUND", "wrap"), Column("MET", colored=True))
 
 
@@ -130,7 +132,8 @@ def _held(check: Check | Condition) -> list[str | None]:
 
 def _shown(value: Shown | ClaimValue) -> str | None:
     if isinstance(value, tuple):
-        return ", ".join(str(one) for one in value) or "nothing"
+        shown = ", ".join(str(one) for one in value[:_MOST_SHOWN]) or "nothing"
+        return shown if len(value) <= _MOST_SHOWN else f"{shown}, and {len(value) - _MOST_SHOWN} more"
     if isinstance(value, float):
         return f"{value:g} s"
     return None if value is None else str(value)

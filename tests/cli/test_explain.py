@@ -224,3 +224,12 @@ def test_a_key_is_completed_by_its_id(run: Run, make_key: MakeKey) -> None:
 
     asked = {"_LLM_AUTHMW_COMPLETE": "bash_complete", "COMP_WORDS": f"llm-authmw explain --key {key_id[:4]}", "COMP_CWORD": "3"}
     assert f"plain,{key_id}" in run(env=asked).stdout
+
+
+def test_a_role_with_many_patterns_shows_the_first_and_the_one_that_decided(run: Run, module: Module) -> None:
+    module(APP + 'many = Stack(Middleware(RBACMiddleware, roles={"many": Role(routes=[f"POST /r/{n}" for n in range(90)])}))\n')
+    result = run("explain", "myapp:many", "POST /r/77", *ADA, "--role", "many")
+    (line,) = (line for line in result.stdout.splitlines() if line.startswith("many "))
+    assert "POST /r/0, POST /r/1, POST /r/2, and 87 more" in line
+    assert line.rstrip().endswith("POST /r/77")
+    assert "POST /r/50" in run("explain", "myapp:many", "POST /r/77", *ADA, "--role", "many", "--json").stdout

@@ -21,7 +21,7 @@ from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from llm_authmw import KeyAuthMiddleware, Stack, current_principal, open_store
 from llm_authmw.asgi import ASGIApp, Message, Receive, Scope, Send
@@ -245,9 +245,11 @@ async def push(socket: WebSocket) -> None:
     act = acts[socket.path_params["name"]]
 
     async def tick() -> None:
-        while True:
-            await socket.send_text("tick")
-            await anyio.sleep(TICK)
+        # The client may leave between two ticks, which the one who waits for messages is told as well.
+        with contextlib.suppress(WebSocketDisconnect):
+            while True:
+                await socket.send_text("tick")
+                await anyio.sleep(TICK)
 
     with act.ending():
         await socket.accept()

@@ -79,8 +79,9 @@ def test_nothing_is_random_but_by_the_secrets_module(path: Path) -> None:
 
 
 # stores/sqlite/file.py waits for another process's lock on a file, in a thread: that time no clock of ours can let pass.
+# ledger/windows.py reads the calendar of a moment that it is given.
 # testing/certificates.py writes dates that it is given, in the form that certificates have them.
-_WITH_TIME = ("clock.py", "cli/", "stores/sqlite/file.py", "testing/servers.py", "testing/certificates.py")
+_WITH_TIME = ("clock.py", "cli/", "ledger/windows.py", "stores/sqlite/file.py", "testing/servers.py", "testing/certificates.py")
 
 
 @pytest.mark.parametrize("path", _each_module(but_not=_WITH_TIME))

@@ -8,7 +8,9 @@ from llm_authmw.accounts.records import AccountRecord
 from llm_authmw.history import HistoryEntry
 from llm_authmw.keys.hashing import Digest, sha256
 from llm_authmw.keys.records import KeyRecord, KeySecret, StoredKey
+from llm_authmw.ledger.contract import Ledger
 from llm_authmw.stores.memory import MemoryBackend
+from llm_authmw.stores.memory.ledger import MemoryLedger
 from llm_authmw.stores.sqlite import SQLiteBackend
 from llm_authmw.stores.store import Backend
 from llm_authmw.testing import ManualClock
@@ -25,6 +27,11 @@ async def backend(request: pytest.FixtureRequest, anyio_backend: Any, tmp_path: 
     made: Backend = MemoryBackend(clock=clock) if request.param == "memory" else SQLiteBackend(str(tmp_path / "store.db"), clock=clock)
     yield made
     await made.aclose()
+
+
+@pytest.fixture(params=["memory"])
+def ledger(clock: ManualClock) -> Ledger:
+    return MemoryLedger(clock=clock)
 
 
 @pytest.fixture

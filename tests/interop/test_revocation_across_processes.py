@@ -154,6 +154,11 @@ class Exposed:
                         await say(socket)
             except ConnectionClosed:
                 self.ends[what] = End(time.monotonic(), socket.close_code, socket.close_reason)
+            finally:
+                # A test that has seen enough cancels this: the farewell is said all the same, or the connection would be left
+                # open when the loop is closed, and its server would find it broken in the middle of a message.
+                with anyio.CancelScope(shield=True):
+                    await socket.close()
 
     async def _say(self, socket: ClientConnection) -> None:
         await self._beat.wait()

@@ -35,7 +35,9 @@ class Issuer:
         self.url: Final = server.url
         self.server: Final = server
         # On loopback there is no certificate to verify, and loading those takes longer than a test.
-        self.client: Final = httpx.Client(base_url=server.url, trust_env=False, verify=False, timeout=LIMIT)
+        # A connection for each request: one that was kept may be closed by the server in the very moment of its next use.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self.client: Final = httpx.Client(base_url=server.url, trust_env=False, verify=False, timeout=LIMIT, limits=limits)
         self.said: Final = said
 
     @classmethod

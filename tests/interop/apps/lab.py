@@ -237,7 +237,8 @@ async def socket(socket: WebSocket) -> None:
         await socket.accept(subprotocol="realtime" if "realtime" in socket.scope["subprotocols"] else None)
         await socket.send_json(described(socket))
         while (message := await socket.receive())["type"] == "websocket.receive":
-            await socket.send_text(message["text"])
+            with contextlib.suppress(WebSocketDisconnect):  # which `receive` is told as well
+                await socket.send_text(message["text"])
         act.end = f"closed with {message['code']}"
 
 

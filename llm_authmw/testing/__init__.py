@@ -20,6 +20,7 @@ from llm_authmw.testing.matrix import Matrix, matrix
 from llm_authmw.testing.policies import call
 from llm_authmw.testing.principals import fake_principal
 from llm_authmw.testing.provider import MockProvider, SeenRequest, StreamDropped
+from llm_authmw.testing.simulation import SimulatedClock, simulate
 
 __all__ = [
     "Answer",
@@ -33,6 +34,7 @@ __all__ = [
     "Response",
     "SeenRequest",
     "SigningKey",
+    "SimulatedClock",
     "StreamDropped",
     "TestIssuer",
     "WebSocket",
@@ -44,6 +46,7 @@ __all__ = [
     "matrix",
     "request",
     "sign",
+    "simulate",
     "stream",
     "websocket",
 ]

@@ -1,4 +1,5 @@
 import functools
+import gc
 import json
 import subprocess
 import sys
@@ -28,6 +29,13 @@ PACKAGES: dict[ServerName, tuple[str, ...]] = {
     "hypercorn": ("hypercorn", "h2"),
     "granian": ("granian",),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_is_left_open_is_told_of_in_its_own_module() -> Iterator[None]:
+    """A connection that nobody closed is complained of when it is collected, which else may be hundreds of tests later."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session", name="need")

@@ -15,6 +15,20 @@ from llm_authmw.stores.sqlite import SQLiteBackend
 from llm_authmw.stores.store import Backend
 from llm_authmw.testing import ManualClock
 from llm_authmw.tokens.revocation_records import Revocation
+from tests.peers.needs import need
+
+ASYNCIO_ONLY = {"postgres", "redis"}
+"""Stores whose clients know no other event loop."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    def impossible(item: pytest.Item) -> bool:
+        params: dict[str, Any] = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        return params.get("anyio_backend") == "trio" and not ASYNCIO_ONLY.isdisjoint(map(str, params.values()))
+
+    gone = [item for item in items if impossible(item)]
+    config.hook.pytest_deselected(items=gone)
+    items[:] = [item for item in items if item not in gone]
 
 
 @pytest.fixture
@@ -22,16 +36,45 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def backend(request: pytest.FixtureRequest, anyio_backend: Any, tmp_path: Path, clock: ManualClock) -> AsyncIterator[Backend]:
-    made: Backend = MemoryBackend(clock=clock) if request.param == "memory" else SQLiteBackend(str(tmp_path / "store.db"), clock=clock)
+    made: Backend
+    if request.param == "memory":
+        made = MemoryBackend(clock=clock)
+    elif request.param == "sqlite":
+        made = SQLiteBackend(str(tmp_path / "store.db"), clock=clock)
+    else:
+        need("asyncpg")
+        from llm_authmw.stores.postgres import PostgresBackend  # noqa: PLC0415 - imports asyncpg
+
+        made = PostgresBackend(request.getfixturevalue("postgres_url"), clock=clock)
     yield made
     await made.aclose()
 
 
-@pytest.fixture(params=["memory"])
-def ledger(clock: ManualClock) -> Ledger:
-    return MemoryLedger(clock=clock)
+@pytest.fixture(params=["memory", "sqlite", "postgres", "redis"])
+async def ledger(request: pytest.FixtureRequest, anyio_backend: Any, tmp_path: Path, clock: ManualClock) -> AsyncIterator[Ledger]:
+    if request.param == "memory":
+        yield MemoryLedger(clock=clock)
+    elif request.param == "sqlite":
+        made = SQLiteBackend(str(tmp_path / "ledger.db"), clock=clock)
+        yield made.ledger
+        await made.aclose()
+    elif request.param == "postgres":
+        need("asyncpg")
+        from llm_authmw.stores.postgres.database import Database  # noqa: PLC0415 - imports asyncpg
+        from llm_authmw.stores.postgres.ledger import PostgresLedger  # noqa: PLC0415 - likewise
+
+        database = Database(request.getfixturevalue("postgres_url"))
+        yield PostgresLedger(database, clock=clock)
+        await database.aclose()
+    else:
+        need("redis")
+        from llm_authmw.stores.redis import RedisLedger  # noqa: PLC0415 - imports redis-py
+
+        ledger = RedisLedger(request.getfixturevalue("valkey_url"), deadline=10.0, clock=clock)
+        yield ledger
+        await ledger.aclose()
 
 
 @pytest.fixture

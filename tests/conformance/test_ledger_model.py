@@ -3,10 +3,14 @@
 import asyncio
 import itertools
 from collections.abc import Coroutine, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor
-from typing import Any, TypeVar, cast
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from unittest import mock
 
 import pytest
 from hypothesis import settings
@@ -16,7 +20,11 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from llm_authmw.ledger.buckets import MAX_MOMENT, SECOND, Bucket, Claim, Measure, Span
 from llm_authmw.ledger.contract import REMEMBERED, Balance, Ledger, Refusal, Reservation, Settlement
 from llm_authmw.stores.memory.ledger import MemoryLedger
+from llm_authmw.stores.sqlite import SQLiteBackend
 from llm_authmw.testing import ManualClock
+
+if TYPE_CHECKING:
+    from tests.peers.valkey import ValkeyPeer
 
 T = TypeVar("T")
 
@@ -166,6 +174,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
+        self.closing = ExitStack()
+        self.runner = self.closing.enter_context(asyncio.Runner())
         self.now = START
         self.clock = ManualClock(START / SECOND)
         self.ledger = self.make(self.clock)
@@ -173,7 +183,10 @@ class LedgerMachine(RuleBasedStateMachine):
         self.numbers = itertools.count()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run(coroutine)
+        return self.runner.run(coroutine)
+
+    def teardown(self) -> None:
+        self.closing.close()
 
     def ask(self, reservation_id: str, wanted: dict[int, int], ttl: int) -> None:
         asked = [
@@ -235,6 +248,64 @@ class MemoryMachine(LedgerMachine):
         return MemoryLedger(clock=clock)
 
 
-@pytest.mark.parametrize("machine", [MemoryMachine])
-def test_a_ledger_answers_as_the_model_does(machine: type[LedgerMachine]) -> None:
-    run_state_machine_as_test(cast("Any", machine), settings=settings(max_examples=150, stateful_step_count=40, deadline=None))
+class SQLiteMachine(LedgerMachine):
+    """The ledger in a file."""
+
+    def make(self, clock: ManualClock) -> Ledger:
+        folder = self.closing.enter_context(TemporaryDirectory())
+        backend = SQLiteBackend(str(Path(folder) / "ledger.db"), clock=clock)
+        self.closing.callback(lambda: self.run(backend.aclose()))
+        return backend.ledger
+
+
+class PostgresMachine(LedgerMachine):
+    """The ledger in a database, which is emptied and used again; it forgets at every settlement."""
+
+    url: ClassVar[str]
+
+    def make(self, clock: ManualClock) -> Ledger:
+        import asyncpg  # noqa: PLC0415 - may be missing
+
+        from llm_authmw.stores.postgres import ledger  # noqa: PLC0415 - imports it
+        from llm_authmw.stores.postgres.database import Database  # noqa: PLC0415 - likewise
+
+        async def empty() -> None:
+            await database.start()
+            connection = await asyncpg.connect(self.url)
+            await connection.execute("TRUNCATE authmw_ledger_counters, authmw_ledger_reservations, authmw_ledger_leases")
+            await connection.close()
+
+        self.closing.enter_context(mock.patch.object(ledger, "_SETTLEMENTS", 1))
+        database = Database(self.url)
+        self.closing.callback(lambda: self.run(database.aclose()))
+        self.run(empty())
+        return ledger.PostgresLedger(database, clock=clock)
+
+
+class RedisMachine(LedgerMachine):
+    """The ledger in Valkey, which is emptied and used again."""
+
+    server: ClassVar["ValkeyPeer"]
+
+    def make(self, clock: ManualClock) -> Ledger:
+        from llm_authmw.stores.redis import RedisLedger  # noqa: PLC0415 - imports redis-py
+
+        self.server.ask("FLUSHALL")
+        ledger = RedisLedger(self.server.url, deadline=10.0, clock=clock)
+        self.closing.callback(lambda: self.run(ledger.aclose()))
+        return ledger
+
+
+@pytest.mark.parametrize(("machine", "examples"), [(MemoryMachine, 150), (SQLiteMachine, 50)])
+def test_a_ledger_answers_as_the_model_does(machine: type[LedgerMachine], examples: int) -> None:
+    run_state_machine_as_test(cast("Any", machine), settings=settings(max_examples=examples, stateful_step_count=40, deadline=None))
+
+
+def test_the_ledger_in_postgresql_answers_as_the_model_does(postgres_url: str) -> None:
+    machine = type("Machine", (PostgresMachine,), {"url": postgres_url})
+    run_state_machine_as_test(cast("Any", machine), settings=settings(max_examples=40, stateful_step_count=40, deadline=None))
+
+
+def test_the_ledger_in_valkey_answers_as_the_model_does(valkey_server: "ValkeyPeer") -> None:
+    machine = type("Machine", (RedisMachine,), {"server": valkey_server})
+    run_state_machine_as_test(cast("Any", machine), settings=settings(max_examples=60, stateful_step_count=40, deadline=None))

@@ -5,12 +5,21 @@ import itertools
 import tempfile
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, MultipleResults, RuleBasedStateMachine, initialize, invariant, multiple, rule
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
 
 from llm_authmw.accounts.protocols import AccountQuery
 from llm_authmw.accounts.records import AccountRecord, AccountRef, AccountStatus
@@ -25,6 +34,9 @@ from llm_authmw.stores.memory import MemoryBackend
 from llm_authmw.stores.sqlite import SQLiteBackend
 from llm_authmw.stores.store import Backend
 from llm_authmw.testing import ManualClock
+
+if TYPE_CHECKING:
+    from tests.peers.postgres import PostgresPeer
 
 T = TypeVar("T")
 
@@ -357,3 +369,14 @@ TestMemory = MemoryMachine.TestCase
 TestMemory.settings = settings(max_examples=100, stateful_step_count=25, deadline=None, database=None)
 TestSQLite = SQLiteMachine.TestCase
 TestSQLite.settings = settings(max_examples=40, stateful_step_count=20, deadline=None, database=None)
+
+
+def test_postgresql_answers_as_the_model_does(postgres_server: "PostgresPeer", postgres_url: str) -> None:
+    from llm_authmw.stores.postgres import PostgresBackend  # noqa: PLC0415 - imports asyncpg
+
+    class PostgresMachine(StoreMachine):
+        def make(self) -> Backend:
+            postgres_server.execute("DROP SCHEMA public CASCADE", "CREATE SCHEMA public", database=postgres_url.rpartition("/")[2])
+            return PostgresBackend(postgres_url, clock=self.clock)
+
+    run_state_machine_as_test(PostgresMachine, settings=settings(max_examples=20, stateful_step_count=20, deadline=None, database=None))

@@ -6,12 +6,12 @@ import math
 import tempfile
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from llm_authmw.changes import Changes
 from llm_authmw.stores.memory import MemoryBackend
@@ -19,6 +19,9 @@ from llm_authmw.stores.sqlite import SQLiteBackend
 from llm_authmw.stores.store import Backend
 from llm_authmw.testing import ManualClock
 from llm_authmw.tokens.revocation_records import KEPT_AFTER_END, Revocation, RevocationKind, RevocationQuery, RevocationRef
+
+if TYPE_CHECKING:
+    from tests.peers.postgres import PostgresPeer
 
 T = TypeVar("T")
 
@@ -200,3 +203,14 @@ TestMemory = MemoryMachine.TestCase
 TestMemory.settings = settings(max_examples=100, stateful_step_count=25, deadline=None, database=None)
 TestSQLite = SQLiteMachine.TestCase
 TestSQLite.settings = settings(max_examples=40, stateful_step_count=20, deadline=None, database=None)
+
+
+def test_postgresql_answers_as_the_model_does(postgres_server: "PostgresPeer", postgres_url: str) -> None:
+    from llm_authmw.stores.postgres import PostgresBackend  # noqa: PLC0415 - imports asyncpg
+
+    class PostgresMachine(RevocationMachine):
+        def make(self) -> Backend:
+            postgres_server.execute("DROP SCHEMA public CASCADE", "CREATE SCHEMA public", database=postgres_url.rpartition("/")[2])
+            return PostgresBackend(postgres_url, clock=self.clock)
+
+    run_state_machine_as_test(PostgresMachine, settings=settings(max_examples=20, stateful_step_count=20, deadline=None, database=None))

@@ -17,6 +17,7 @@ from llm_authmw.errors import StoreCorruptError, StoreUnavailableError
 from llm_authmw.history import HistoryEntry
 from llm_authmw.keys.protocols import Idempotency, KeyQuery, KeyUse
 from llm_authmw.keys.records import StoredKey
+from llm_authmw.ledger.buckets import SECOND, Bucket, Claim
 from llm_authmw.stores.sqlite import SQLiteBackend, database, file
 
 pytestmark = pytest.mark.anyio
@@ -40,6 +41,11 @@ async def everything(backend: SQLiteBackend, key: StoredKey, entry: HistoryEntry
     await backend.accounts.query(AccountQuery())
     await backend.accounts.history(account.ref)
     await backend.feed.changes(None)
+    slots = Bucket(tenant="t", name="slots", kind="lease", measure="concurrent", limit=1)
+    await backend.ledger.reserve("r", [Claim(slots, 1)], ttl=SECOND)
+    await backend.ledger.extend(["r"], ttl=SECOND)
+    await backend.ledger.settle("r", {})
+    await backend.ledger.balance([slots])
     await backend.aclose()
 
 

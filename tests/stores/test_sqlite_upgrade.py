@@ -12,7 +12,9 @@ from llm_authmw.changes import Changes
 from llm_authmw.errors import StoreError, StoreReadOnlyError
 from llm_authmw.history import HistoryEntry
 from llm_authmw.keys.records import StoredKey
+from llm_authmw.ledger.buckets import Bucket, Claim
 from llm_authmw.stores.sqlite import SQLiteBackend, migrations
+from llm_authmw.stores.sqlite.migrations import MIGRATIONS
 from llm_authmw.tokens.revocation_records import Revocation, RevocationQuery
 
 pytestmark = pytest.mark.anyio
@@ -46,12 +48,14 @@ async def test_a_file_of_the_first_form_is_upgraded_with_all_that_is_in_it(
     for key_id in ("k1", "k2"):
         assert key(key_id) == await backend.keys.find(key_id)
         assert (entry,) == await backend.keys.history(key_id)
-    assert 2 == form_of(path)
+    assert len(MIGRATIONS) == form_of(path)
     # Whoever follows the file goes on where he was.
     assert Changes(cursor=cursor) == await backend.feed.changes(cursor)
     assert REVOCATION == await backend.revocations.add(REVOCATION)
     assert (await backend.feed.changes(cursor)).revocations is True
     assert (REVOCATION,) == (await backend.revocations.query(RevocationQuery())).revocations
+    claim = Claim(Bucket(tenant="t", name="ever", kind="lifetime", measure="tokens", limit=1), 1)
+    assert (await backend.ledger.reserve("r", [claim], ttl=1)).granted
 
 
 async def test_an_upgraded_file_has_the_form_of_a_new_one(
@@ -74,7 +78,7 @@ async def test_a_process_of_the_older_release_goes_on_with_the_file_that_it_has_
         await older.start()
     cursor = (await older.feed.changes(None)).cursor
     await backend.revocations.add(REVOCATION)
-    assert 2 == form_of(path)
+    assert len(MIGRATIONS) == form_of(path)
     assert await older.keys.write(key("k1"), entry, None) is True
     assert key("k1") == await backend.keys.find("k1")
     assert frozenset({"k1"}) == (await older.feed.changes(cursor)).keys == (await backend.feed.changes(cursor)).keys
@@ -87,14 +91,14 @@ async def test_an_upgrade_that_fails_leaves_the_file_as_it_was(
     await first_form("k1")
     before = schema_of(path)
 
-    first, second = migrations.MIGRATIONS
+    *earlier, last = MIGRATIONS
     with monkeypatch.context() as patch:
-        patch.setattr(migrations, "MIGRATIONS", (first, (*second, second[0])))
+        patch.setattr(migrations, "MIGRATIONS", (*earlier, (*last, last[0])))
         with pytest.raises(StoreError):
             await backend.start()
     assert (1, before) == (form_of(path), schema_of(path))
     assert key("k1") == await backend.keys.find("k1")
-    assert 2 == form_of(path)
+    assert len(MIGRATIONS) == form_of(path)
 
 
 @pytest.mark.parametrize("directory_too", [False, True])
@@ -118,7 +122,8 @@ async def test_an_older_file_that_cannot_be_written_is_refused_with_what_to_do(
     backend = SQLiteBackend(str(path))
     with without_rights():
         with pytest.raises(
-            StoreReadOnlyError, match=r"form of an older release \(form 1, this one has 2\) and cannot be written\. Open it"
+            StoreReadOnlyError,
+            match=rf"form of an older release \(form 1, this one has {len(MIGRATIONS)}\) and cannot be written\. Open it",
         ):
             await backend.keys.find("k1")
         await backend.aclose()

@@ -157,6 +157,7 @@ async def test_a_store_that_waits_for_its_file_refuses_to_say_what_is_revoked_wi
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_store(url, deadline=0.01)
+    await store.start()
     await store.revocations.refresh()
     await store.revocations.revoke_token("https://i", "j")
     allowed: list[float] = []

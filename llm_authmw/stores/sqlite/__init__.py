@@ -7,17 +7,19 @@ from llm_authmw.stores.sqlite.accounts import SQLiteAccounts
 from llm_authmw.stores.sqlite.database import Database
 from llm_authmw.stores.sqlite.feed import SQLiteFeed
 from llm_authmw.stores.sqlite.keys import SQLiteKeys
+from llm_authmw.stores.sqlite.ledger import SQLiteLedger
 from llm_authmw.stores.sqlite.revocations import SQLiteRevocations
 
 __all__ = ["SQLiteBackend"]
 
 
 class SQLiteBackend:
-    """Keys, accounts and revocations in one SQLite file. The file is opened, and made, when it is first used.
+    """Keys, accounts, revocations and counters in one SQLite file. The file is opened, and made, when it is first used.
 
     Args:
         path: The file; a relative path is taken from where the process is now.
-        clock: Gives the time that changes are dated with, and that idempotency keys and revocations are forgotten by.
+        clock: Gives the time that changes are dated with, that idempotency keys and revocations are forgotten by, and that counters
+            go by.
 
     Raises:
         ConfigurationError: this Python's SQLite is older than 3.38, or the path is none.
@@ -28,6 +30,7 @@ class SQLiteBackend:
         self.keys: Final = SQLiteKeys(self._database, clock)
         self.accounts: Final = SQLiteAccounts(self._database, clock)
         self.revocations: Final = SQLiteRevocations(self._database, clock)
+        self.ledger: Final = SQLiteLedger(self._database, clock)
         self.feed: Final = SQLiteFeed(self._database)
 
     def __repr__(self) -> str:
@@ -42,5 +45,6 @@ class SQLiteBackend:
         await self._database.start()
 
     async def aclose(self) -> None:
-        """Close the file."""
+        """Close the file, once what is being counted is in it."""
+        await self.ledger.aclose()
         await self._database.aclose()

@@ -3,7 +3,7 @@
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -13,7 +13,7 @@ from anyio.lowlevel import RunVar
 
 from llm_authmw.errors import ConfigurationError, StoreUnavailableError
 from llm_authmw.stores.sqlite.errors import primary_code, store_error
-from llm_authmw.stores.sqlite.file import OpenFile, open_file
+from llm_authmw.stores.sqlite.file import OpenFile, begin_in_turn, open_file
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -92,34 +92,45 @@ class Database:
         """
         await anyio.to_thread.run_sync(self._note, work, abandon_on_cancel=True, limiter=_limiter(_writer_threads, 1))
 
+    def book(self, work: Work[T]) -> T:
+        """Return what `work` gives, all of it written, or none. A power cut may undo it. Called in a thread of the caller's own.
+
+        Raises:
+            StoreError: the file cannot be written; nothing was.
+        """
+        with self._held(self._writing, READ_WAIT):
+            return self._run(work, READ_WAIT, _begin_booking, "PRAGMA busy_timeout = 0", "PRAGMA synchronous = NORMAL")
+
     def _start(self) -> None:
         with self._errors():
             self._opened(WRITE_WAIT)
 
     def _read(self, work: Work[T]) -> T:
         with self._held(self._reading, READ_WAIT):
-            return self._run(work, READ_WAIT, "BEGIN")
+            return self._run(work, READ_WAIT, _begin_reading, _busy_timeout(READ_WAIT))
 
     def _write(self, work: Work[T]) -> T:
         # A revocation that was acknowledged must still be there after a power cut.
         with self._held(self._writing, WRITE_WAIT):
-            return self._run(work, WRITE_WAIT, "PRAGMA synchronous = FULL", "BEGIN IMMEDIATE")
+            return self._run(work, WRITE_WAIT, _begin_writing, _busy_timeout(WRITE_WAIT), "PRAGMA synchronous = FULL")
 
     def _note(self, work: Work[None]) -> None:
         with self._held(self._writing, READ_WAIT):
-            self._run(work, READ_WAIT, "PRAGMA synchronous = NORMAL", "BEGIN IMMEDIATE")
+            self._run(work, READ_WAIT, _begin_writing, _busy_timeout(READ_WAIT), "PRAGMA synchronous = NORMAL")
 
-    def _run(self, work: Work[T], wait: float, *begin: str) -> T:
+    def _run(self, work: Work[T], wait: float, begin: Work[None], *settings: str) -> T:
         with self._errors():
             file = self._opened(wait)
-            connection = file.take()
+            connection = file.take(*settings)
             try:
-                connection.execute(f"PRAGMA busy_timeout = {int(wait * 1000)}")
                 return _transact(connection, begin, work)
             finally:
-                file.give(connection)
+                file.give(connection, *settings)
 
     def _opened(self, wait: float) -> OpenFile:
+        file = self._file
+        if file is not None and file.stands():
+            return file
         with self._held(self._opening, wait):
             if self._file is not None and not self._file.stands():
                 self._file.close()
@@ -156,10 +167,9 @@ class Database:
             raise store_error(error, self.path) from (None if code is None else error)
 
 
-def _transact(connection: sqlite3.Connection, begin: Sequence[str], work: Work[T]) -> T:
+def _transact(connection: sqlite3.Connection, begin: Work[None], work: Work[T]) -> T:
     try:
-        for statement in begin:
-            connection.execute(statement)
+        begin(connection)
         result = work(connection)
         connection.execute("COMMIT")
     except BaseException:
@@ -168,6 +178,22 @@ def _transact(connection: sqlite3.Connection, begin: Sequence[str], work: Work[T
                 connection.execute("ROLLBACK")
         raise
     return result
+
+
+def _busy_timeout(wait: float) -> str:
+    return f"PRAGMA busy_timeout = {int(wait * 1000)}"
+
+
+def _begin_reading(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN")
+
+
+def _begin_writing(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+
+
+def _begin_booking(connection: sqlite3.Connection) -> None:
+    begin_in_turn(connection, READ_WAIT)
 
 
 def _limiter(threads: RunVar[anyio.CapacityLimiter], count: int) -> anyio.CapacityLimiter:

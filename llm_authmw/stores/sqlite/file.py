@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import sqlite3
 import threading
@@ -16,8 +17,12 @@ from llm_authmw.stores.sqlite.migrations import migrate, version_of
 _PRAGMAS: Final = (
     "PRAGMA foreign_keys = ON",
     "PRAGMA trusted_schema = OFF",  # the file may have been somebody else's to write
+    # The log is written into the file once for every 16 MB of it: that waits for the disk twice, whoever's commit it is.
+    "PRAGMA wal_autocheckpoint = 4000",
     "PRAGMA fullfsync = ON",  # macOS: without it, a synchronous write stops at the disk's own cache
 )
+_ASK_AGAIN: Final = 0.001
+"""Seconds between two attempts to have a lock."""
 _FORBIDDEN: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -34,29 +39,42 @@ class OpenFile:
         self._immutable: Final = immutable
         self._identity: Final = self._identify()
         self._lock: Final = threading.Lock()
-        self._idle: Final[list[sqlite3.Connection]] = []
+        self._idle: Final[dict[tuple[str, ...], list[sqlite3.Connection]]] = {}
         self._closed = False
 
     def stands(self) -> bool:
         """Say whether the path still leads to this file: a copy that was put in its place has other keys in it."""
         return self._identity is not None and self._identity == self._identify()
 
-    def take(self) -> sqlite3.Connection:
+    def take(self, *settings: str) -> sqlite3.Connection:
         """Return a connection that nobody else uses, to be given back.
+
+        Args:
+            settings: Statements that set it up. Each has its own connections, so that they need not be said again each time.
 
         Raises:
             sqlite3.Error: the file cannot be opened.
         """
         with self._lock:
-            if self._idle:
-                return self._idle.pop()
-        return connect(self._path, "mode=ro&immutable=1" if self._immutable else "mode=rw")
+            if self._idle.get(settings):
+                return self._idle[settings].pop()
+            new = self._idle.get(())
+            connection = new.pop() if new else None
+        if connection is None:
+            connection = connect(self._path, "mode=ro&immutable=1" if self._immutable else "mode=rw")
+        try:
+            for setting in settings:
+                connection.execute(setting)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
-    def give(self, connection: sqlite3.Connection) -> None:
-        """Take a connection back."""
+    def give(self, connection: sqlite3.Connection, *settings: str) -> None:
+        """Take a connection back that was set up so."""
         with self._lock:
             if not self._closed and not connection.in_transaction:
-                self._idle.append(connection)
+                self._idle.setdefault(settings, []).append(connection)
                 return
         connection.close()
 
@@ -64,7 +82,7 @@ class OpenFile:
         """Close the connections, those in use as soon as they come back. The last one writes the log into the file."""
         with self._lock:
             self._closed = True
-            idle = self._idle.copy()
+            idle = [*itertools.chain.from_iterable(self._idle.values())]
             self._idle.clear()
         for connection in idle:
             connection.close()
@@ -94,6 +112,30 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
         raise
     connection.row_factory = sqlite3.Row
     return connection
+
+
+def begin_in_turn(connection: sqlite3.Connection, wait: float) -> None:
+    """Begin to write, as soon as others have let go.
+
+    The lock is asked for often: SQLite itself waits longer each time, and of several who write all the time one starves.
+
+    Args:
+        connection: One whose own wait is none.
+        wait: Seconds to wait for other processes.
+
+    Raises:
+        sqlite3.Error: another process has the lock for longer, or the file cannot be written.
+    """
+    until = time.monotonic() + wait
+    while True:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            if primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                raise
+            time.sleep(_ASK_AGAIN)
+        else:
+            return
 
 
 def open_file(path: Path, wait: float) -> OpenFile:

@@ -11,9 +11,10 @@ from llm_authmw.keys.hashing import Digest, sha256
 from llm_authmw.keys.protocols import IDEMPOTENCY_TTL, Idempotency, KeyPage, KeyQuery, KeyUse, Replay
 from llm_authmw.keys.records import KeyRecord, KeySecret, KeyState, StoredKey
 from llm_authmw.stores.cursors import read_cursor, write_cursor
+from llm_authmw.stores.rows import is_text, write_entry, write_record
 from llm_authmw.stores.sqlite.database import Database
 from llm_authmw.stores.sqlite.feed import append_change
-from llm_authmw.stores.sqlite.rows import insert, is_text, read_entries, read_record, select, update, write_entry, write_record
+from llm_authmw.stores.sqlite.rows import insert, read_entries, read_record, select, update
 
 _FIELDS: Final = KeyRecord.__struct_fields__
 _WRITTEN: Final = (*_FIELDS, "name_folded")

@@ -162,7 +162,40 @@ _SECOND: Final = (
     "CREATE INDEX revocations_by_end ON revocations (tenant, expires_at) WHERE expires_at IS NOT NULL",
 )
 
-MIGRATIONS: Final = (_FIRST, _SECOND)
+# A reservation has claims of any number of tenants, so it belongs to none, and who drops what is over asks for nobody's.
+_THIRD: Final = (
+    """
+    CREATE TABLE counters (
+        tenant TEXT NOT NULL,
+        name TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        starts_at INTEGER NOT NULL, -- of a window, and 0 for other kinds
+        ends_at INTEGER NOT NULL,
+        level INTEGER NOT NULL, -- what is used; of a rolling bucket, when it is full again
+        part INTEGER NOT NULL, -- of a rolling bucket: the part of a microsecond, in 1 / limit
+        held INTEGER NOT NULL, -- of a window: the reservations that may still be settled into it
+        look_at INTEGER, -- when to see whether it can be dropped; NULL is never
+        PRIMARY KEY (tenant, name, kind, starts_at, ends_at)
+    ) STRICT, WITHOUT ROWID
+    """,
+    "CREATE INDEX counters_by_end ON counters (look_at) WHERE look_at IS NOT NULL",
+    """
+    CREATE TABLE reservations (
+        number INTEGER PRIMARY KEY, -- the order in which they are forgotten
+        id TEXT NOT NULL UNIQUE,
+        at INTEGER NOT NULL,
+        expires_at INTEGER NOT NULL,
+        settled_at INTEGER,
+        leased INTEGER NOT NULL, -- whether it has leases that have not ended
+        claims TEXT NOT NULL, -- until it is settled
+        answer TEXT NOT NULL, -- what the buckets stood at when it was made
+        settlement TEXT -- and when it was settled
+    ) STRICT
+    """,
+    "CREATE INDEX reservations_leased ON reservations (expires_at) WHERE leased = 1",
+)
+
+MIGRATIONS: Final = (_FIRST, _SECOND, _THIRD)
 
 
 def version_of(connection: sqlite3.Connection, path: Path) -> int:

@@ -8,9 +8,10 @@ import msgspec
 
 from llm_authmw.clock import Clock
 from llm_authmw.stores.cursors import read_cursor, write_cursor
+from llm_authmw.stores.rows import is_text
 from llm_authmw.stores.sqlite.database import Database
 from llm_authmw.stores.sqlite.feed import append_change
-from llm_authmw.stores.sqlite.rows import insert, is_text, select, update
+from llm_authmw.stores.sqlite.rows import insert, select, update
 from llm_authmw.tokens.revocation_records import KEPT_AFTER_END, LiveRevocations, Revocation, RevocationPage, RevocationQuery, merged
 
 _FIELDS: Final = Revocation.__struct_fields__

@@ -14,6 +14,8 @@ Budget::
     20 usd/day, timezone Europe/Berlin
     50 usd/month, starts 15         the month begins on its 15th day
     100 usd                         for ever
+    50 usd/month, plus 20 usd until 2026-12-01                  an increase for a time: until that day begins in the time zone
+    50 usd/month, plus 20 usd until 2026-11-21T18:00:00Z        until that moment
 
 Windows: second, minute, hour, day, week, month, quarter, year. Numbers may hold `_` between digits. `str()` of either
 gives the canonical text, and parsing that gives the same value back.
@@ -25,6 +27,7 @@ from typing import Any, Final, Literal, TypeAlias, cast, get_args
 
 import msgspec
 
+from llm_authmw.dates import moment_text, parse_moment
 from llm_authmw.errors import InvalidValueError
 
 Unit: TypeAlias = Literal["requests", "tokens", "input tokens", "output tokens", "concurrent"]
@@ -39,8 +42,11 @@ NANO_USD: Final = 1_000_000_000
 MAX_AMOUNT: Final = 2**53
 """Amounts above are refused: a store that counts in doubles (Lua) would no longer count exactly."""
 
+_LAST_MOMENT: Final = 2**53 // 1_000_000
 _LIMIT: Final = re.compile(r"(?P<amount>[0-9][0-9_]*) (?P<unit>[a-z]+(?: tokens?)?)(?:/(?P<window>[a-z]+))?(?:, (?P<options>.+))?")
-_BUDGET: Final = re.compile(r"(?P<whole>[0-9][0-9_]*)(?:\.(?P<cents>[0-9]{1,9}))? usd(?:/(?P<window>[a-z]+))?(?:, (?P<options>.+))?")
+_USD: Final = r"([0-9][0-9_]*)(?:\.([0-9]{1,9}))? usd"
+_BUDGET: Final = re.compile(rf"{_USD}(?:/(?P<window>[a-z]+))?(?:, (?P<options>.+))?")
+_PLUS: Final = re.compile(rf"plus {_USD} until (\S+)")
 _SOFT: Final = re.compile(r"soft ([0-9]{1,2}%(?: [0-9]{1,2}%)*)")
 _INTEGER: Final = re.compile(r"[0-9]+(?:_[0-9]+)*")
 _NOT_ZONES: Final = ("localtime", "posix", "right/")
@@ -141,6 +147,8 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
         soft: Thresholds in percent that warn and do not stop, ascending, each from 1 to 99.
         starts: The day of the month, 1 to 28, on which a month, quarter or year begins.
         timezone: The IANA time zone in which windows begin.
+        plus: Nano-dollars that there are more for a time; 0 for no increase.
+        until: When the increase is over, seconds since 1970.
 
     Raises:
         InvalidValueError: The parts contradict each other, or an amount is out of range.
@@ -151,6 +159,8 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     soft: tuple[int, ...] = ()
     starts: int = 1
     timezone: str = "UTC"
+    plus: int = 0
+    until: int | None = None
 
     def __post_init__(self) -> None:
         _check_amount(self.amount, "budget")
@@ -165,6 +175,21 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
             if self.window is None:
                 raise InvalidValueError("a budget for ever has no time zone")
             _check_timezone(self.timezone)
+        if bool(self.plus) != (self.until is not None):
+            raise InvalidValueError("an increase of a budget has an amount and an end, as in 'plus 20 usd until 2026-12-01'")
+        if self.until is not None:
+            _check_amount(self.plus, "budget's increase")
+            _check_amount(self.amount + self.plus, "budget with its increase")
+            if not (_is_whole(self.until) and 0 <= self.until <= _LAST_MOMENT):
+                raise InvalidValueError("an increase of a budget ends between 1970 and 2255")
+
+    def amount_at(self, moment: float) -> int:
+        """Return the nano-dollars that there are at a moment, with the increase as long as it lasts.
+
+        Args:
+            moment: Seconds since 1970.
+        """
+        return self.amount if self.until is None or moment >= self.until else self.amount + self.plus
 
     @classmethod
     def parse(cls, text: str) -> "Budget":
@@ -176,9 +201,9 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
         match = _BUDGET.fullmatch(text)
         if match is None:
             raise InvalidValueError(f"{text!r} is not a budget such as '50 usd/month' or '20 usd/day, soft 80%'")
-        amount = _integer(match["whole"]) * NANO_USD + int((match["cents"] or "0").ljust(9, "0"))
+        amount = _nano_usd(match)
         soft: tuple[int, ...] = ()
-        starts, timezone = 1, "UTC"
+        starts, timezone, plus, until = 1, "UTC", 0, ""
         for option in _options(match["options"]):
             if option.startswith("soft "):
                 percents = _SOFT.fullmatch(option)
@@ -189,22 +214,37 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
                 starts = _integer(option.removeprefix("starts "))
             elif option.startswith("timezone "):
                 timezone = option.removeprefix("timezone ")
+            elif option.startswith("plus "):
+                increase = _PLUS.fullmatch(option)
+                if increase is None:
+                    raise InvalidValueError(f"{option!r} is not an increase such as 'plus 20 usd until 2026-12-01'")
+                plus, until = _nano_usd(increase), increase[3]
             else:
                 raise InvalidValueError(
-                    f"{option!r} is not an option of a budget: expected 'soft N%', 'starts DAY' or 'timezone NAME', once"
+                    f"{option!r} is not an option of a budget: expected 'soft N%', 'starts DAY', 'timezone NAME' or "
+                    "'plus N usd until DATE', once"
                 )
-        return cls(amount=amount, window=cast("Window | None", match["window"]), soft=soft, starts=starts, timezone=timezone)
+        return cls(
+            amount=amount,
+            window=cast("Window | None", match["window"]),
+            soft=soft,
+            starts=starts,
+            timezone=timezone,
+            plus=plus,
+            until=_moment(until, timezone) if until else None,
+        )
 
     def __str__(self) -> str:
-        whole, nanos = divmod(self.amount, NANO_USD)
-        text = f"{whole}.{nanos:09d}".rstrip("0").rstrip(".") + " usd"
+        text = usd_text(self.amount)
         if self.window is not None:
             text += f"/{self.window}"
         if self.soft:
             text += ", soft " + " ".join(f"{percent}%" for percent in self.soft)
         if self.starts != 1:
             text += f", starts {self.starts}"
-        return text + (f", timezone {self.timezone}" if self.timezone != "UTC" else "")
+        if self.timezone != "UTC":
+            text += f", timezone {self.timezone}"
+        return text if self.until is None else f"{text}, plus {usd_text(self.plus)} until {moment_text(self.until, self.timezone)}"
 
 
 def _is_whole(value: Any) -> bool:
@@ -233,6 +273,24 @@ def _check_timezone(name: str) -> None:
         known = False
     if not known:
         raise InvalidValueError(f"{name!r} is not an IANA time zone such as 'Europe/Berlin'")
+
+
+def usd_text(amount: int) -> str:
+    """Return nano-dollars as dollars, exactly: `12.5 usd`."""
+    whole, nanos = divmod(amount, NANO_USD)
+    return f"{whole}.{nanos:09d}".rstrip("0").rstrip(".") + " usd"
+
+
+def _nano_usd(match: re.Match[str]) -> int:
+    return _integer(match[1]) * NANO_USD + int((match[2] or "0").ljust(9, "0"))
+
+
+def _moment(text: str, timezone: str) -> int:
+    _check_timezone(timezone)
+    try:
+        return parse_moment(text, timezone)
+    except ValueError as error:
+        raise InvalidValueError(f"{text!r} is neither a date such as 2026-12-01 nor a time such as 2026-12-01T18:00:00Z") from error
 
 
 def _options(text: str | None) -> list[str]:

@@ -34,6 +34,9 @@ def budgets(draw: st.DrawFn) -> Budget:
         given["starts"] = draw(st.integers(1, 28))
     if window is not None:
         given["timezone"] = draw(st.sampled_from(ZONES))
+    if given["amount"] < MAX_AMOUNT and draw(st.booleans()):
+        given["plus"] = draw(st.integers(1, MAX_AMOUNT - given["amount"]))
+        given["until"] = draw(st.integers(0, 2**53 // 10**6) | st.integers(0, 100_000).map((86_400).__mul__))
     return Budget(**given)
 
 
@@ -328,3 +331,75 @@ def test_the_values_cannot_be_changed() -> None:
     for value in (Limit.parse("4 concurrent"), Budget.parse("5 usd")):
         with pytest.raises(AttributeError):
             setattr(value, "amount", 5)  # noqa: B010 - a type checker refuses the assignment
+
+
+# Increases for a time.
+
+
+@pytest.mark.parametrize(
+    ("text", "until", "canonical"),
+    [
+        ("50 usd/month, plus 20 usd until 2026-12-01", 1_796_083_200, None),
+        ("50 usd/month, timezone Europe/Berlin, plus 20 usd until 2026-12-01", 1_796_079_600, None),
+        (
+            "50 usd/month, plus 20 usd until 2026-12-01, timezone Europe/Berlin",
+            1_796_079_600,
+            "timezone Europe/Berlin, plus 20 usd until 2026-12-01",
+        ),
+        ("50 usd/month, plus 0.5 usd until 2026-11-21T18:00:00Z", 1_795_284_000, None),
+        ("50 usd/month, plus 20 usd until 2026-11-21T19:00+01:00", 1_795_284_000, "plus 20 usd until 2026-11-21T18:00:00Z"),
+        ("50 usd/month, soft 80%, starts 15, plus 20 usd until 2026-12-01", 1_796_083_200, None),
+        ("50 usd, plus 20 usd until 2026-12-01", 1_796_083_200, None),
+        # Clocks there leave out that midnight, and go back over this one.
+        ("1 usd/day, timezone America/Asuncion, plus 1 usd until 2023-10-01", 1_696_132_800, "until 2023-10-01T04:00:00Z"),
+        ("1 usd/day, timezone America/Havana, plus 1 usd until 2026-11-01", 1_793_505_600, None),
+    ],
+)
+def test_an_increase_ends_with_the_moment_that_it_names(text: str, until: int, canonical: str | None) -> None:
+    budget = Budget.parse(text)
+    assert until == budget.until
+    assert str(budget).endswith(canonical or text)
+    assert budget == Budget.parse(str(budget))
+    amount = budget.amount
+    assert [amount + budget.plus, amount + budget.plus, amount, amount] == [
+        budget.amount_at(moment) for moment in (0, until - 0.001, until, until + 10**9)
+    ]
+    assert budget.plus > 0
+
+
+def test_a_budget_without_an_increase_is_always_the_same() -> None:
+    assert [5 * NANO_USD] * 2 == [Budget.parse("5 usd/day").amount_at(moment) for moment in (0, 10**10)]
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "plus 20 usd",
+        "plus 20 usd until",
+        "plus 20 until 2026-12-01",
+        "plus 20 usd until tomorrow",
+        "plus 20 usd until 2026-13-01",
+        "plus 20 usd until 2026-02-30",
+        "plus 20 usd until 2026-12-01T18:00:00",
+        "plus 20 usd until 20261201",
+        "plus 20 usd until 2026-W49-1",
+        "plus 20 usd until 1969-12-31",
+        "plus 20 usd until 2300-01-01",
+        "plus 0 usd until 2026-12-01",
+        "plus -1 usd until 2026-12-01",
+        "plus 9007198 usd until 2026-12-01",
+        "plus 1 usd until 2026-12-01, plus 2 usd until 2026-12-02",
+        "timezone Mars/Base, plus 1 usd until 2026-12-01",
+    ],
+)
+def test_an_increase_outside_its_grammar_is_refused(option: str) -> None:
+    with pytest.raises(InvalidValueError):
+        Budget.parse(f"50 usd/month, {option}")
+
+
+@pytest.mark.parametrize(
+    "given", [{"plus": 5}, {"until": 5}, {"plus": 5, "until": -1}, {"plus": 5, "until": 1.5}, {"plus": True, "until": 5}]
+)
+def test_an_increase_has_an_amount_and_an_end(given: dict[str, Any]) -> None:
+    with pytest.raises(InvalidValueError):
+        Budget(amount=1, window="day", **given)

@@ -15,6 +15,7 @@ from llm_authmw.testing.asgi import (
     websocket,
 )
 from llm_authmw.testing.clock import ManualClock
+from llm_authmw.testing.faults import FaultyLedger
 from llm_authmw.testing.issuer import SigningKey, TestIssuer, make_signing_key, sign
 from llm_authmw.testing.matrix import Matrix, matrix
 from llm_authmw.testing.policies import call
@@ -25,6 +26,7 @@ from llm_authmw.testing.simulation import SimulatedClock, simulate
 __all__ = [
     "Answer",
     "Exchange",
+    "FaultyLedger",
     "Lifespan",
     "LifespanFailed",
     "ManualClock",

@@ -13,6 +13,9 @@ from typing import Any, Final, TypeVar, TypeVarTuple
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+_START: Final = 1_800_057_600.0
+"""A midnight (UTC)."""
+
 
 class NothingWillHappenError(RuntimeError):
     """Everybody waits, and for nothing that will come: in the real world this would hang."""
@@ -25,7 +28,7 @@ class SimulatedClock:
         start: Seconds since 1970 at the beginning.
     """
 
-    def __init__(self, start: float = 1_800_000_000.0) -> None:
+    def __init__(self, start: float = _START) -> None:
         self._start: Final = start
         self.elapsed: float = 0.0
         """Seconds that have passed."""
@@ -39,7 +42,7 @@ class SimulatedClock:
         return self.elapsed
 
 
-def simulate(main: Callable[[SimulatedClock, random.Random], Awaitable[T]], *, seed: int) -> T:
+def simulate(main: Callable[[SimulatedClock, random.Random], Awaitable[T]], *, seed: int, start: float = _START) -> T:
     """Run a program in a world of its own, on asyncio, and return what it returns.
 
     Whatever is ready to run at the same time runs in an order that the seed decides, and waiting takes no time: the clock jumps to
@@ -48,12 +51,13 @@ def simulate(main: Callable[[SimulatedClock, random.Random], Awaitable[T]], *, s
     Args:
         main: The program. It is given the world's clock, and a source of chance for all that it draws itself.
         seed: Which world.
+        start: Seconds since 1970 at its beginning.
 
     Raises:
         NothingWillHappenError: everybody waits for nothing.
         Exception: what `main` raises; a note tells the seed.
     """
-    clock = SimulatedClock()
+    clock = SimulatedClock(start)
     chance = random.Random(seed)  # noqa: S311 - it is to be the same again
     loop = _SimulatedLoop(clock, random.Random(chance.getrandbits(64)))  # noqa: S311 - likewise
     try:

@@ -94,3 +94,16 @@ async def test_a_clock_that_is_set_back_into_a_window_that_was_over_finds_what_w
     assert [0] == [balance.used for balance in await ledger.balance([window])]
     clock.set(START / SECOND + 59)
     assert [7] == [balance.used for balance in await ledger.balance([window])]
+
+
+async def test_a_late_truth_leaves_alone_what_was_used_since_in_a_window_that_came_back() -> None:
+    clock = ManualClock()
+    ledger = MemoryLedger(clock=clock)
+    window, _, _, _ = buckets("b")
+    await ledger.reserve("r1", [Claim(window, 7)], ttl=SECOND)
+    clock.advance(121)
+    await ledger.balance([window])
+    clock.set(START / SECOND + 59)
+    await ledger.reserve("r2", [Claim(window, 2)], ttl=MINUTE)
+    await ledger.settle("r1", {"tokens": 9})
+    assert [2] == [balance.used for balance in await ledger.balance([window])]

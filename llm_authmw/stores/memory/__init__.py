@@ -7,16 +7,17 @@ from llm_authmw.clock import SYSTEM_CLOCK, Clock
 from llm_authmw.stores.memory.accounts import MemoryAccounts
 from llm_authmw.stores.memory.feed import MemoryFeed
 from llm_authmw.stores.memory.keys import MemoryKeys
+from llm_authmw.stores.memory.ledger import MemoryLedger
 from llm_authmw.stores.memory.revocations import MemoryRevocations
 
 __all__ = ["MemoryBackend"]
 
 
 class MemoryBackend:
-    """Keys, accounts and revocations in dictionaries. They live as long as this object does.
+    """Keys, accounts, revocations and counters in dictionaries. They live as long as this object does.
 
     Args:
-        clock: Gives the time that idempotency keys and revocations are forgotten by.
+        clock: Gives the time that is counted by, and that idempotency keys and revocations are forgotten by.
     """
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -26,6 +27,7 @@ class MemoryBackend:
         self.keys: Final = MemoryKeys(lock, self.feed, clock)
         self.accounts: Final = MemoryAccounts(lock, self.feed)
         self.revocations: Final = MemoryRevocations(lock, self.feed, clock)
+        self.ledger: Final = MemoryLedger(clock=clock)
 
     def __repr__(self) -> str:
         return "MemoryBackend()"

@@ -25,7 +25,8 @@ class LLMCall(msgspec.Struct, frozen=True, kw_only=True):
         needs_model: Whether the operation runs a model.
         leaves_choice: Whether it does, and nothing where the API looks for the model names one: whoever is behind chooses, whatever
             fallbacks or headers say.
-        max_output_tokens: The largest ceiling that it names for what is generated, in tokens; None where it names none.
+        max_output_tokens: The largest ceiling that it names for what is generated, in tokens, and zero where one of them is; None where
+            it names none by a name that its API knows.
         choices: How many answers to each input it asks for.
         streaming: Whether it asks for a stream.
         tools: What it has run at the provider or at an MCP server, each once and sorted: an MCP tool's name, the type of a provider's own

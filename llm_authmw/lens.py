@@ -45,17 +45,21 @@ class Replay:
         lens: Who read it.
         found: As which operation.
         call: What was found in it.
+        body: The body as it was read: all of it, and decoded where it came in a coding; empty where nothing in it was read.
     """
 
-    __slots__ = ("_messages", "_next", "_receive", "call", "found", "lens")
+    __slots__ = ("_messages", "_next", "_receive", "body", "call", "found", "lens")
 
-    def __init__(self, receive: Receive, messages: Sequence[Any], lens: "RequestLens", found: Found | None, call: LLMCall) -> None:
+    def __init__(
+        self, receive: Receive, messages: Sequence[Any], lens: "RequestLens", found: Found | None, call: LLMCall, body: bytes = b""
+    ) -> None:
         self._receive: Final = receive
         self._messages: Final = messages
         self._next = 0
         self.lens: Final = lens
         self.found: Final = found
         self.call: Final = call
+        self.body: Final = body
 
     async def __call__(self) -> Any:
         """Receive the next message."""
@@ -151,16 +155,17 @@ class RequestLens:
             return None
         body = b"".join([message.get("body", b"") for message in messages]) if len(messages) > 1 else messages[0].get("body", b"")
 
-        def look() -> LLMCall:
+        def look() -> tuple[LLMCall, bytes]:
             text = body if coding is None else decoded(coding, body, self.max_body)
-            return read_request(
+            call = read_request(
                 found, content_type=content_type, body=text, named=named, allowed_fields=self.allow_fields, headers=headers.others
             )
+            return call, text
 
         # The lines of a large batch take the better part of a second, in which nobody else is to wait.
-        call = look() if len(body) <= _AT_ONCE and coding is None else await anyio.to_thread.run_sync(look)
+        call, text = look() if len(body) <= _AT_ONCE and coding is None else await anyio.to_thread.run_sync(look)
         context.call = call
-        return Replay(receive, messages, self, found, call)
+        return Replay(receive, messages, self, found, call, text)
 
     def handshake(self, scope: Scope, context: RequestContext, found: Found | None) -> None:
         """Read what the handshake of a WebSocket asks for, and set `context.call`.

@@ -10,7 +10,7 @@ from llm_authmw.asgi import Receive, Scope, Send
 from llm_authmw.call import UNLISTED, LLMCall
 from llm_authmw.context import RequestContext
 from llm_authmw.errors import ConfigurationError, Denial
-from llm_authmw.lens import DEFAULT_LENS, RequestLens
+from llm_authmw.lens import DEFAULT_LENS, Replay, RequestLens
 from llm_authmw.llm.operation import Operation
 from llm_authmw.patterns import canonical_route
 from llm_authmw.testing.asgi import request, stream, websocket
@@ -183,6 +183,15 @@ async def test_a_compressed_body_is_read_where_that_is_switched_on_and_goes_on_c
     assert 413 == (await reason(reader, f"POST {CHAT}", body=bomb, headers=[*JSON, (b"content-encoding", b"gzip")]))[0]
     twice = [*JSON, (b"content-encoding", b"gzip"), (b"content-encoding", b"gzip")]
     assert 415 == (await reason(Reader(RequestLens(decode=["gzip"])), f"POST {CHAT}", body=body, headers=twice))[0]
+
+
+async def test_what_was_read_is_there_for_layers_that_need_more_of_it_decoded() -> None:
+    body = b'{"model":"gpt-4o"}'
+    reader = Reader(RequestLens(decode=["gzip"]))
+    await request(reader, f"POST {CHAT}", body=gzip.compress(body), headers=[*JSON, (b"content-encoding", b"gzip")])
+    await request(reader, f"POST {CHAT}", body=body, headers=JSON)
+    await request(reader, "POST /unknown", body=b"some words", headers=[(b"content-type", b"text/plain")])
+    assert [body, body, b""] == [receive.body for receive in reader.receives if isinstance(receive, Replay)]
 
 
 async def test_every_model_counts_wherever_it_is_named() -> None:

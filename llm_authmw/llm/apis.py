@@ -15,8 +15,24 @@ def _deployed(*routes: str) -> tuple[str, ...]:
     return tuple(f"{below}{route}" for below in ("", "deployments/{model...}/", "engines/{model...}/") for route in routes)
 
 
+# As members of the body, and within what a session or an answer is to be.
+_IN_SESSIONS: Final = tuple(
+    f"{within}{member}" for within in ("session.", "response.", "") for member in ("max_output_tokens", "max_response_output_tokens")
+)
+# Bedrock refuses a member that the model does not have, so whichever is there is the right one.
+_OF_ITS_MODELS: Final = (
+    "max_tokens",
+    "max_completion_tokens",
+    "max_gen_len",
+    "max_tokens_to_sample",
+    "maxTokens",
+    "textGenerationConfig.maxTokenCount",
+    "inferenceConfig.maxTokens",
+    "inferenceConfig.max_new_tokens",
+)
+
 _OPENAI: Final = (
-    Operation(name="chat", dialect="openai", routes=_deployed("chat/completions")),
+    Operation(name="chat", dialect="openai", routes=_deployed("chat/completions"), ceilings=("max_completion_tokens", "max_tokens")),
     Operation(
         name="chat",
         dialect="openai",
@@ -24,9 +40,14 @@ _OPENAI: Final = (
         body="none",
         needs_model=False,
     ),
-    Operation(name="completions", dialect="openai", routes=_deployed("completions")),
+    Operation(name="completions", dialect="openai", routes=_deployed("completions"), ceilings=("max_tokens",)),
     # Over a WebSocket the frames name models, and the query has to.
-    Operation(name="responses", dialect="openai", routes=("WS responses", *_deployed("responses", "responses/compact"))),
+    Operation(
+        name="responses",
+        dialect="openai",
+        routes=("WS responses", *_deployed("responses", "responses/compact")),
+        ceilings=("max_output_tokens",),
+    ),
     Operation(
         name="responses",
         dialect="openai",
@@ -68,8 +89,9 @@ _OPENAI: Final = (
             "realtime/translations/client_secrets",
             "realtime/calls/*/accept",
         ),
+        ceilings=_IN_SESSIONS,
     ),
-    Operation(name="realtime", dialect="openai", routes=("realtime/calls",), body="multipart"),
+    Operation(name="realtime", dialect="openai", routes=("realtime/calls",), body="multipart", ceilings=_IN_SESSIONS),
     Operation(
         name="realtime",
         dialect="openai",
@@ -77,7 +99,12 @@ _OPENAI: Final = (
         body="none",
         needs_model=False,
     ),
-    Operation(name="assistants", dialect="openai", routes=("assistants", "threads/runs", "threads/*/runs")),
+    Operation(
+        name="assistants",
+        dialect="openai",
+        routes=("assistants", "threads/runs", "threads/*/runs"),
+        ceilings=("max_completion_tokens",),
+    ),
     Operation(
         name="assistants",
         dialect="openai",
@@ -194,7 +221,7 @@ _ANTHROPIC: Final = (
         body="none",
         needs_model=False,
     ),
-    Operation(name="completions", dialect="anthropic", routes=("v1/complete",)),
+    Operation(name="completions", dialect="anthropic", routes=("v1/complete",), ceilings=("max_tokens_to_sample",)),
 )
 
 _GOOGLE: Final = (
@@ -215,8 +242,10 @@ _GOOGLE: Final = (
         name="predict",
         dialect="gemini",
         routes=("models/{model...}:predict", "models/{model...}:predictLongRunning", "models/{model...}:rawPredict"),
+        # Each publisher's models have another name for it, and pass over the others'.
+        ceilings=(),
     ),
-    Operation(name="predict", dialect="gemini", routes=("models/{model...}:streamRawPredict",), streams=True),
+    Operation(name="predict", dialect="gemini", routes=("models/{model...}:streamRawPredict",), streams=True, ceilings=()),
     Operation(
         name="realtime",
         dialect="gemini",
@@ -227,6 +256,7 @@ _GOOGLE: Final = (
             "WS google.cloud.aiplatform.v1beta1.LlmBidiService/BidiGenerateContent",
             "WS vertex_ai/live",
         ),
+        ceilings=("setup.generationConfig.maxOutputTokens", "setup.generation_config.max_output_tokens"),
     ),
     # An agent is run as a model is.
     Operation(name="interactions", dialect="gemini", routes=("interactions",), model_fields=("agent",)),
@@ -240,8 +270,14 @@ _GOOGLE: Final = (
 )
 
 _BEDROCK: Final = (
-    Operation(name="invoke", dialect="bedrock", routes=("model/{model...}/invoke",)),
-    Operation(name="invoke", dialect="bedrock", routes=("model/{model...}/invoke-with-response-stream",), streams=True),
+    Operation(name="invoke", dialect="bedrock", routes=("model/{model...}/invoke",), ceilings=_OF_ITS_MODELS),
+    Operation(
+        name="invoke",
+        dialect="bedrock",
+        routes=("model/{model...}/invoke-with-response-stream",),
+        streams=True,
+        ceilings=_OF_ITS_MODELS,
+    ),
     Operation(name="invoke", dialect="bedrock", routes=("async-invoke",), model_fields=("modelId",)),
     Operation(name="converse", dialect="bedrock", routes=("model/{model...}/converse",)),
     Operation(name="converse", dialect="bedrock", routes=("model/{model...}/converse-stream",), streams=True),
@@ -251,20 +287,24 @@ _BEDROCK: Final = (
 _OTHERS: Final = (
     Operation(name="rerank", dialect="rerank", routes=_deployed("rerank")),
     # Cohere.
-    Operation(name="chat", routes=("v1/chat", "v2/chat")),
+    Operation(name="chat", routes=("v1/chat", "v2/chat"), ceilings=("max_tokens",)),
     Operation(name="embeddings", routes=("embed",)),
     # Ollama, which streams unless the body says otherwise.
-    Operation(name="chat", routes=("api/chat",), streams=True),
-    Operation(name="completions", routes=("api/generate",), streams=True),
+    Operation(name="chat", routes=("api/chat",), streams=True, ceilings=("options.num_predict",)),
+    Operation(name="completions", routes=("api/generate",), streams=True, ceilings=("options.num_predict",)),
     # vLLM.
     Operation(name="score", routes=("score",)),
     Operation(name="pooling", routes=("pooling",)),
     Operation(name="classify", routes=("classify",)),
     Operation(name="tokenize", routes=("tokenize", "detokenize")),
     # And SageMaker's and Databricks', where the path says which endpoint.
-    Operation(name="invocations", routes=("invocations", "endpoints/{model}/invocations", "serving-endpoints/{model}/invocations")),
+    Operation(
+        name="invocations",
+        routes=("invocations", "endpoints/{model}/invocations", "serving-endpoints/{model}/invocations"),
+        ceilings=("max_tokens", "max_completion_tokens", "parameters.max_new_tokens"),
+    ),
     # Mistral, and LiteLLM in front of it. An agent is run as a model is.
-    Operation(name="chat", routes=("agents/completions",), model_fields=("agent_id",)),
+    Operation(name="chat", routes=("agents/completions",), model_fields=("agent_id",), ceilings=("max_tokens",)),
     Operation(name="ocr", routes=("ocr",)),
     # The second form is the transport that came before Streamable HTTP; the third LiteLLM's, a server's name after it.
     Operation(name="mcp", dialect="mcp", routes=("mcp", "sse/messages", "mcp/*"), body="mcp", needs_model=False),

@@ -35,7 +35,7 @@ class FrameParser:
     """
 
     def __init__(self) -> None:
-        self.broken = False
+        self.broken: bool = False
         self._kept = bytearray()
 
     def feed(self, chunk: bytes) -> list[Frame]:

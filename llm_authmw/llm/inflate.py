@@ -27,7 +27,7 @@ class Inflater:
 
     def __init__(self, coding: bytes, *, max_decoded: int = MAX_DECODED) -> None:
         window = _WINDOWS.get(coding)
-        self.broken = window is None
+        self.broken: bool = window is None
         self._left = max_decoded
         self._decoder = zlib.decompressobj(_GZIP if window is None else window)
         self._may_be_raw = window == _ZLIB

@@ -25,8 +25,8 @@ class LineParser:
 
     def __init__(self, *, max_text: int = MAX_TEXT) -> None:
         self._max: Final = max_text
-        self.idle = True
-        self.skipped = 0
+        self.idle: bool = True
+        self.skipped: int = 0
         self._kept: list[bytes] = []
         self._size = 0
 
@@ -70,8 +70,8 @@ class ElementParser:
 
     def __init__(self, *, max_text: int = MAX_TEXT) -> None:
         self._max: Final = max_text
-        self.idle = True
-        self.skipped = 0
+        self.idle: bool = True
+        self.skipped: int = 0
         self._kept: list[bytes] = []
         self._size = 0
         self._depth = 0

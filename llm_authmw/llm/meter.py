@@ -24,6 +24,8 @@ _LEAST: Final = 48
 """Bytes of the smallest event that says anything: pings and `[DONE]` are below."""
 _MOST: Final = 400
 """Bytes of an event that are taken for its frame at most."""
+_HALF: Final = 4096
+"""Bytes up to which the beginning of an event is put before what follows it."""
 _CLOSING: Final = (b'_stop"', b'.done"')
 _TOKEN_BYTES: Final = 4
 """Bytes of text in a token, as a rule."""
@@ -77,6 +79,7 @@ class Meter:
         self._known = False
         self._ended = False
         self._first = True
+        self._half: bytes = b""
         self._events = 0
         self._bytes = 0
         self._frame = _MOST
@@ -162,21 +165,35 @@ class Meter:
 
     def _feed_events(self, chunk: bytes) -> None:
         parser = self._server_events
-        if parser.idle and chunk.endswith(b"\n\n") and b"oken" not in chunk and b'"error"' not in chunk:
-            # One whole event that says nothing of counts: nearly all chunks of nearly all streams.
-            size = len(chunk)
-            if self._frame <= size < 2 * self._frame:
-                self._events += 1
-                self._bytes += size
-                return
-            if chunk.count(b"\n\n") == 1:
-                self._see(chunk, size)
+        if self._half:
+            chunk = self._half + chunk
+            self._half = b""
+        if parser.idle:
+            if chunk.endswith(b"\n\n"):
+                size = len(chunk)
+                if b"oken" not in chunk and b'"error"' not in chunk:
+                    # One whole event that says nothing of counts: nearly all chunks of nearly all streams.
+                    if self._frame <= size < 2 * self._frame:
+                        self._events += 1
+                        self._bytes += size
+                        return
+                    if chunk.count(b"\n\n") == 1:
+                        self._see(chunk, size)
+                        return
+                elif size < parser.max_event and chunk.startswith(b"data: ") and chunk.count(b"\n") == 2 and b"\r" not in chunk:
+                    # One that may, of a single line.
+                    self._read_text(chunk[6:-2], size)
+                    return
+            elif len(chunk) < _HALF and b"\n\n" not in chunk and b"\r" not in chunk:
+                # The beginning of one, which need not be taken apart before the rest has come.
+                self._half = chunk
                 return
         for event in parser.feed(chunk):
             self._take(event.data, _size(event))
 
     def _finish_events(self) -> None:
-        for event in self._server_events.finish():
+        half, self._half = self._half, b""
+        for event in (*self._server_events.feed(half), *self._server_events.finish()):
             self._take(event.data, _size(event))
 
     def _feed_texts(self, chunk: bytes) -> None:
@@ -244,11 +261,17 @@ class Meter:
 
     def _take(self, text: bytes, size: int | None = None) -> None:
         """Read a text of a stream, if it may say something: the first does, it names the model."""
-        if self._first or b"oken" in text or b'"error"' in text or b"eval_count" in text or b'"usage' in text:
-            self._first = False
-            if self._tally.read(text):
-                return
-        self._see(text, len(text) if size is None else size)
+        if size is None:
+            size = len(text)
+        if self._first or _may_tell(text):
+            self._read_text(text, size)
+        else:
+            self._see(text, size)
+
+    def _read_text(self, text: bytes, size: int) -> None:
+        self._first = False
+        if not self._tally.read(text):
+            self._see(text, size)
 
     def _see(self, text: bytes, size: int) -> None:
         """Take an event for a piece of the answer's text, but for those that are too small to be one, or repeat what they close."""
@@ -260,6 +283,13 @@ class Meter:
             self._frame = min(self._frame, size)
         self._events += 1
         self._bytes += size
+
+
+def _may_tell(text: bytes) -> bool:
+    """Say whether a text may be about counts or errors. `"usage":null` is in each chunk of a stream whose last one has it."""
+    if b"oken" in text or b'"error"' in text:
+        return True
+    return b"eval_count" in text or (b'"usage' in text and b'"usage":null' not in text)
 
 
 def _size(event: ServerEvent) -> int:

@@ -24,6 +24,7 @@ _DECIMAL: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,18})?")
 _INPUT: Final = ("input", "cached_input", "cache_write", "cache_write_1h", "audio_input", "image_input")
 _OUTPUT: Final = ("output", "reasoning", "audio_output", "image_output")
 _WRITTEN: Final = frozenset({"cache_write", "cache_write_1h"})
+_INSTEAD: Final = frozenset({"images", "seconds", "characters"})
 _UNITS: Final = ("requests", "searches", "images", "seconds", "characters")
 
 _SAME_AS: Final = {
@@ -43,6 +44,7 @@ class Price:
 
     Of tokens and characters it is dollars per million. A kind of token that has no price of its own costs what its whole costs,
     `cache_write_1h` what `cache_write` does. Anything else that is left out has no price, which is not the same as costing nothing.
+    Pictures, sound and speech are paid for by the piece or in tokens, and may be counted in both: then the one that has a price decides.
 
     Args:
         input: A million tokens of the request.
@@ -61,6 +63,8 @@ class Price:
         minute: Dollars for each minute of sound, counted in seconds.
         characters: A million characters to be spoken.
         max_output: The most tokens that one answer of the model can have; None where that is not known.
+        context_window: The most tokens that the model can be shown; None where that is not known.
+        above: What all of a request costs whose input has more tokens than a number: `{200_000: Price(input="6", output="22.50")}`.
 
     Attributes:
         rates: The dollars that were given, exactly, by the names of the arguments.
@@ -69,7 +73,17 @@ class Price:
         ConfigurationError: An amount is negative, not a number, finer than 10^-18 or above a million dollars, or none is given.
     """
 
-    __slots__ = ("_dearest_input", "_dearest_output", "_denominator", "_numerators", "max_output", "rates")
+    __slots__ = (
+        "_dearest_input",
+        "_dearest_output",
+        "_denominator",
+        "_numerators",
+        "_steps",
+        "above",
+        "context_window",
+        "max_output",
+        "rates",
+    )
 
     def __init__(
         self,
@@ -90,6 +104,8 @@ class Price:
         minute: Dollars | None = None,
         characters: Dollars | None = None,
         max_output: int | None = None,
+        context_window: int | None = None,
+        above: "Mapping[int, Price] | None" = None,
     ) -> None:
         given = {
             "input": input,
@@ -114,10 +130,14 @@ class Price:
         for kind, whole in _SAME_AS.items():
             if kind in rates and whole not in rates:
                 raise ConfigurationError(kind, f"is the price of a part of {whole}, which has none")
-        if max_output is not None and not (type(max_output) is int and 1 <= max_output <= MAX_COUNT):
-            raise ConfigurationError("max_output", "is a whole number of tokens, at least 1")
+        for name, tokens in (("max_output", max_output), ("context_window", context_window)):
+            if tokens is not None and not (type(tokens) is int and 1 <= tokens <= MAX_COUNT):
+                raise ConfigurationError(name, "is a whole number of tokens, at least 1")
         self.rates: Final[Mapping[str, Fraction]] = MappingProxyType(rates)
         self.max_output: Final = max_output
+        self.context_window: Final = context_window
+        self.above: Final[Mapping[int, Price]] = MappingProxyType(_checked_steps(above or {}))
+        self._steps: Final = sorted(self.above.items(), reverse=True)
         nano = dict(_nano_dollars(rates))
         # Over one denominator all that is left to do for a request is whole-number arithmetic.
         self._denominator: Final = math.lcm(*(rate.denominator for rate in nano.values()))
@@ -134,6 +154,9 @@ class Price:
         Raises:
             InvalidValueError: It is more than 2^53 nano-dollars.
         """
+        for start, price in self._steps:
+            if _all_input(usage) > start:
+                return price.charge(usage)
         written = max(usage.cache_write, usage.cache_write_1h)
         text = _all_input(usage) - usage.audio_input - usage.image_input
         for_an_hour = min(usage.cache_write_1h, text)
@@ -158,14 +181,24 @@ class Price:
     def bound(self, most: Usage) -> int | None:
         """Return the most that a usage can cost of which no count is above that of `most`, in nano-dollars.
 
-        None where something may be used that has no price.
+        None where something may be used that has no price. Each part of `most` may be as large as its whole: any token may be of any
+        kind, and is only one of them. A provider whose parts come to more than their whole may charge more.
 
         Raises:
             InvalidValueError: It is more than 2^53 nano-dollars.
         """
+        amount = self._bound(most)
+        for start, price in self._steps:
+            if amount is not None and _largest(most, _INPUT) > start:
+                # A usage that is smaller may cost more, so all the steps up to it count.
+                dearer = price.bound(most)
+                amount = None if dearer is None else max(amount, dearer)
+        return amount
+
+    def _bound(self, most: Usage) -> int | None:
         written = max(most.cache_write, most.cache_write_1h)
         taken: dict[str, int] = {}
-        for left, dearest_first in ((_all_input(most), self._dearest_input), (_all_output(most), self._dearest_output)):
+        for left, dearest_first in ((_largest(most, _INPUT), self._dearest_input), (_largest(most, _OUTPUT), self._dearest_output)):
             for kind in dearest_first:
                 count = min(written, left) if kind == "cache_write" else min(getattr(most, kind), left)
                 if kind in _WRITTEN:
@@ -181,27 +214,39 @@ class Price:
         for kind, count in (*tokens.items(), *((unit, getattr(usage, unit)) for unit in _UNITS)):
             if count:
                 numerator = self._numerators.get(kind)
-                if numerator is None:
+                if numerator is not None:
+                    total += numerator * count
+                elif not self._paid_otherwise(kind, usage):
                     return None
-                total += numerator * count
         amount = -(-total // self._denominator)
         if amount > MAX_AMOUNT:
             raise InvalidValueError("this costs more than 2^53 nano-dollars, about nine million dollars")
         return amount
 
+    def _paid_otherwise(self, kind: str, usage: Usage) -> bool:
+        """Say whether what has no price here was also counted in something that has."""
+        if kind in _INSTEAD:
+            return "input" in self._numerators and (_all_input(usage) > 0 or _all_output(usage) > 0)
+        by_the_piece = any(name in self._numerators and getattr(usage, name) for name in (*_INSTEAD, "searches"))
+        return by_the_piece and kind not in _UNITS and "input" not in self._numerators and "output" not in self._numerators
+
     def _dearness(self, kind: str) -> int:
         return -self._numerators.get(kind, 0)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Price) and self.rates == other.rates and self.max_output == other.max_output
+        return isinstance(other, Price) and self._facts() == other._facts()
 
     def __hash__(self) -> int:
         return hash((tuple(self.rates.items()), self.max_output))
 
+    def _facts(self) -> tuple[object, ...]:
+        return self.rates, self.max_output, self.context_window, self._steps
+
     def __repr__(self) -> str:
         shown = [f"{name}='{rate}'" for name, rate in self.rates.items() if rate or name != "request"]
-        if self.max_output is not None:
-            shown.append(f"max_output={self.max_output}")
+        shown += [f"{name}={tokens}" for name in ("max_output", "context_window") if (tokens := getattr(self, name)) is not None]
+        if self.above:
+            shown.append(f"above={dict(self.above)!r}")
         return f"Price({', '.join(shown)})"
 
 
@@ -228,6 +273,20 @@ def _all_input(usage: Usage) -> int:
 
 def _all_output(usage: Usage) -> int:
     return max(usage.output, usage.reasoning + usage.audio_output + usage.image_output)
+
+
+def _largest(usage: Usage, kinds: tuple[str, ...]) -> int:
+    largest: int = max(getattr(usage, kind) for kind in kinds)
+    return largest
+
+
+def _checked_steps(above: Mapping[int, Price]) -> dict[int, Price]:
+    for start, price in above.items():
+        if type(start) is not int or not 1 <= start <= MAX_COUNT or not isinstance(price, Price):
+            raise ConfigurationError("above", "is a mapping of whole numbers of tokens, at least 1, to prices")
+        if price.above or price.max_output is not None or price.context_window is not None:
+            raise ConfigurationError("above", f"the price above {start} has rates only")
+    return dict(above)
 
 
 def _dollars(option: str, value: Any) -> Fraction:

@@ -9,6 +9,7 @@ from msgspec import Raw
 from llm_authmw.call import LLMCall
 from llm_authmw.errors import Denial
 from llm_authmw.llm import body_fields as fields
+from llm_authmw.llm.ceilings import names_ceiling
 from llm_authmw.llm.json_body import ARRAY, NULL, OBJECT, begins, check_text, elements_of, members_of, refuse_other_spelling
 from llm_authmw.llm.managed_ids import models_in_id
 from llm_authmw.llm.model_names import model_name
@@ -26,6 +27,8 @@ _USER_OF_METADATA: Final = "metadata.user_id"
 
 _REALTIME: Final = "realtime"
 """The operation whose session names the model that is run."""
+
+_OF_BATCHES: Final = frozenset({"batches", "files"})
 
 _decode: Final = msgspec.json.Decoder().decode
 
@@ -50,6 +53,7 @@ class Reading:
 
     __slots__ = (
         "_allowed",
+        "_bounded",
         "_ceiling",
         "_choices",
         "_labels",
@@ -74,6 +78,7 @@ class Reading:
         self._allowed: Final = allowed_fields
         self._labels: Final[dict[str, str]] = {}
         self._ceiling: int | None = None
+        self._bounded = False
         self._unbounded = False
         self._choices = 1
 
@@ -95,7 +100,7 @@ class Reading:
             models=models,
             needs_model=operation.needs_model,
             leaves_choice=operation.needs_model and not self.chosen,
-            max_output_tokens=None if self._unbounded else self._ceiling,
+            max_output_tokens=self._ceiling if self._bounded and not self._unbounded else None,
             choices=self._choices,
             streaming=self.streaming,
             tools=run,
@@ -112,6 +117,8 @@ class Reading:
         """
         check_text(text)
         self.part(text)
+        if self._ceiling is not None and not self._bounded:
+            self._bounded = self._ceiling == 0 or names_ceiling(members_of(text), self.operation.ceilings or ())
 
     def part(self, text: bytes) -> None:
         """Read an object of a body that means what a body would, as `body` does. All of the body was checked before."""
@@ -217,6 +224,8 @@ class Reading:
         elif kind == OBJECT:
             text = bytes(value)
             self.part(text)
+            # Its requests may be for another API than the batch is.
+            self._bounded = self._bounded or self.operation.name in _OF_BATCHES
             for member, inner in members_of(text).items():
                 if member in READERS:
                     continue
@@ -266,7 +275,9 @@ class Reading:
             # A realtime session's word for no ceiling.
             self._unbounded = True
         else:
-            self._ceiling = max(self._ceiling or 0, _number(name, ceiling))
+            tokens = _number(name, ceiling)
+            # Some servers take a zero for none.
+            self._ceiling = 0 if tokens == 0 or self._ceiling == 0 else max(self._ceiling or 0, tokens)
 
     def take_choices(self, name: str, value: Raw) -> None:
         """Read how many answers there are to be."""

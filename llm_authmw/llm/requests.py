@@ -6,6 +6,7 @@ from typing import Final
 
 from llm_authmw.call import UNLISTED, LLMCall
 from llm_authmw.errors import Denial
+from llm_authmw.llm.ceilings import CEILINGS
 from llm_authmw.llm.forms import read_form
 from llm_authmw.llm.mcp import read_messages
 from llm_authmw.llm.multipart import boundary_of, parts_of
@@ -23,7 +24,7 @@ class _Unlisted(Operation, frozen=True, kw_only=True):
 
 
 # Whether such a route runs a model, nobody knows.
-_UNLISTED: Final = _Unlisted(name=UNLISTED, routes=(), needs_model=False)
+_UNLISTED: Final = _Unlisted(name=UNLISTED, routes=(), needs_model=False, ceilings=CEILINGS["openai"])
 
 
 def is_json(content_type: bytes | None) -> bool:

@@ -20,6 +20,9 @@ _ENDS: Final = frozenset({"response.completed", "response.incomplete", "response
 _SAID_NOTHING: Final = (NOTHING, NOTHING, NOTHING)
 _ABOUT_THE_CALL: Final = (Raw(b'"message_start"'), Raw(b'"error"'))
 _SEARCH: Final = "web_search_call"
+_QUOTE: Final = ord('"')
+_BRACE: Final = ord("{")
+_NO_COUNTS: Final = Counted()
 
 _answer: Final = msgspec.json.Decoder(Answer).decode
 _inner: Final = msgspec.json.Decoder(Inner).decode
@@ -48,14 +51,16 @@ class Tally:
     """
 
     def __init__(self, operation: str) -> None:
-        self.final = False
-        self.provisional = False
-        self.failed = False
-        self.spoiled = False
+        self.final: bool = False
+        self.provisional: bool = False
+        self.failed: bool = False
+        self.spoiled: bool = False
         self.model: str | None = None
         self._operation: Final = operation
         self._source: Literal["usage", "metadata", "metrics"] | None = None
         self._counted = Counted()
+        self._shape: bytes = b""
+        self._named: Raw = NOTHING
         self._metadata = UsageMetadata()
         self._metrics = InvocationMetrics()
         self._searches = 0
@@ -142,7 +147,7 @@ class Tally:
         elif kind == "message-end" and begins(answer.delta) == OBJECT:
             self._take_usage(_inner(answer.delta).usage)
             self.final = True
-        elif begins(answer.response) == OBJECT:
+        elif answer.response is not NOTHING and begins(answer.response) == OBJECT:
             response = _inner(answer.response)
             self._take_model(response.model)
             self._take_usage(response.usage if response.usage != NOTHING else response.meta)
@@ -151,24 +156,37 @@ class Tally:
             self.final = self.final or kind in _ENDS
 
     def _take_usage(self, usage: Raw) -> None:
-        if usage != NOTHING:
-            self._take_counted(_counted(usage))
+        if usage == NOTHING:
+            return
+        counted = _counted(usage)
+        # Some streams count in each chunk. What has the same members as the one before stands for it without being merged.
+        shape = bytes(usage).translate(None, b"0123456789")
+        if shape == self._shape:
+            self._counted = counted
+            self._source = "usage"
+            return
+        self._take_counted(counted)
+        self._shape = shape if self._counted == counted != _NO_COUNTS else b""
 
     def _take_counted(self, counted: Counted) -> None:
         # What is all empty says nothing: Cohere's `meta` may hold a version and no more.
-        if counted != Counted():
+        self._shape = b""
+        if counted != _NO_COUNTS:
             self._counted = _merged(self._counted, counted)
             self._source = "usage"
 
     def _take_output(self, output: Raw) -> None:
-        if begins(output) == ARRAY:
+        if output is not NOTHING and begins(output) == ARRAY:
             self._searches = sum(item.type == _SEARCH for item in _items(output))
 
     def _take_model(self, *names: Raw) -> None:
         for name in names:
+            if name is NOTHING or name == self._named:
+                continue
             text = _string(name)
             if text and len(text) <= MAX_MODEL:
                 self.model = text
+                self._named = name.copy()
 
 
 def _merged(old: _Fields, new: _Fields) -> _Fields:
@@ -178,8 +196,13 @@ def _merged(old: _Fields, new: _Fields) -> _Fields:
 
 
 def _string(value: Raw) -> str | None:
-    return _text(value) if begins(value) == ord('"') else None
+    return _text(value) if value is not NOTHING and begins(value) == _QUOTE else None
 
 
 def _is_empty(choices: Raw) -> bool:
+    if choices is NOTHING:
+        return True
+    view = memoryview(choices)
+    if len(view) > 1 and view[1] == _BRACE:
+        return False
     return choices == NOTHING or bytes(choices).translate(None, b" \t\r\n") == b"[]"

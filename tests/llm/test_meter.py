@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from llm_authmw.call import LLMCall, Usage
 from llm_authmw.llm.meter import Meter
 from llm_authmw.llm.sse import EventParser
+from llm_authmw.llm.tally import Tally
 from llm_authmw.testing.asgi import request
 from llm_authmw.testing.provider import MockProvider
 
@@ -465,3 +466,34 @@ async def test_the_mock_provider_is_metered(operation: str, path: str, body: dic
     usage = metered(answer.headers, [answer.body], operation=operation).usage
     assert usage.complete
     assert (3, 6, body["model"]) == (usage.input, usage.output, usage.model)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10},
+                {"prompt_tokens": 9, "completion_tokens": 25, "total_tokens": 34},
+                {"prompt_tokens": 9, "completion_tokens": None},
+                {"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 3}},
+                {"prompt_tokens": 9, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 8}},
+                {},
+                None,
+            ]
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_counts_that_come_with_every_chunk_add_up_as_if_each_were_taken_alone(usages: list[dict[str, Any] | None]) -> None:
+    known: dict[str, Any] = {}
+    tally = Tally("chat")
+    for usage in usages:
+        tally.read(json.dumps({"model": "m", "choices": [{}], "usage": usage}).encode())
+        known |= {name: value for name, value in (usage or {}).items() if value is not None}
+    if known:
+        whole = Tally("chat")
+        whole.read(json.dumps({"model": "m", "choices": [{}], "usage": known}).encode())
+        assert whole.usage() == tally.usage()
+    else:
+        assert tally.usage() is None

@@ -1,5 +1,7 @@
+import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +9,9 @@ from hypothesis import strategies as st
 from llm_authmw import ConfigurationError, Denial
 from llm_authmw.llm.apis import BUILT_IN
 from llm_authmw.llm.model_names import model_name
+from llm_authmw.llm.operation import Found
 from llm_authmw.llm.operations import Operation, Operations
+from llm_authmw.llm.requests import read_request
 
 
 def found(operations: Operations, route: str) -> tuple[str, tuple[str, ...]] | None:
@@ -77,6 +81,30 @@ def test_an_ending_outside_the_grammar_is_an_error_that_shows_it(route: str, pro
 
 
 @pytest.mark.parametrize(
+    ("ceilings", "body", "read"),
+    [
+        (None, {"max_tokens": 5, "max_length": 7}, 5),
+        (["max_tokens"], {"max_completion_tokens": 5}, None),
+        (["max_tokens"], {"max_completion_tokens": 5, "max_tokens": 4}, 5),
+        (["options.num_predict"], {"options": {"num_predict": 9}}, 9),
+        (["options.num_predict"], {"num_predict": 9}, None),
+        ([], {"max_tokens": 5}, None),
+    ],
+)
+def test_a_ceiling_counts_where_the_operation_says_that_its_api_looks_for_one(
+    ceilings: list[str] | None, body: dict[str, Any], read: int | None
+) -> None:
+    tool = Found(Operation(name="tool", routes=["tool"], ceilings=ceilings), ())
+    assert read == read_request(tool, content_type=None, body=json.dumps(body).encode()).max_output_tokens
+
+
+def test_an_operation_whose_body_is_not_looked_at_has_no_ceilings() -> None:
+    operation = Operation(name="tool", routes=["tool"], body="none")
+    assert [] == list(operation.ceilings or ())
+    assert operation == msgspec.structs.replace(operation, name="tool")
+
+
+@pytest.mark.parametrize(
     ("option", "changes"),
     [
         ("name", {"name": ""}),
@@ -93,6 +121,9 @@ def test_an_ending_outside_the_grammar_is_an_error_that_shows_it(route: str, pro
         ("model_fields", {"model_fields": "engine"}),
         ("model_fields", {"model_fields": ["engine"], "body": "none"}),
         ("model_fields", {"model_fields": ["engine"], "body": "mcp"}),
+        ("ceilings", {"ceilings": "max_tokens"}),
+        ("ceilings", {"ceilings": ["options."]}),
+        ("ceilings", {"ceilings": ["max_tokens"], "body": "none"}),
     ],
 )
 def test_an_option_of_an_operation_that_is_wrong_or_would_be_ignored_is_an_error(option: str, changes: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from llm_authmw.call import Charge, Usage
 from llm_authmw.errors import ConfigurationError, InvalidValueError
-from llm_authmw.llm.price_book import PriceBook, StaticPriceBook
+from llm_authmw.llm.price_book import PriceBook, PriceBooks, StaticPriceBook
 from llm_authmw.llm.prices import Price
 from llm_authmw.patterns import ModelPattern
 
@@ -134,3 +134,36 @@ def test_a_book_that_cannot_be_read_in_one_way_is_refused(prices: Any, problem: 
 def test_a_book_says_how_much_it_holds() -> None:
     book = StaticPriceBook({"m": Price(input="1"), "n*": Price(input="1")})
     assert f"StaticPriceBook(2 prices, version='{book.version}')" == repr(book)
+
+
+def test_prices_of_ones_own_go_before_a_book_and_never_mix_with_it() -> None:
+    own = StaticPriceBook({"blue-*": Price(input="2", max_output=7, context_window=8)})
+    everybody = StaticPriceBook({"*": Price(input="9", output="9", search="1", max_output=70, context_window=80)})
+    books = PriceBooks(own, everybody)
+    assert ("blue-*", "*") == (rule_of(books, "blue-1"), rule_of(books, "red"))
+    assert (7, 70, 8, 80) == (
+        books.max_output("blue-1"),
+        books.max_output("red"),
+        books.context_window("blue-1"),
+        books.context_window("red"),
+    )
+    assert books.charge("blue-1", Usage(input=1, searches=1)) is None
+    assert books.bound("blue-1", Usage(input=1, searches=1)) is None
+    assert books.bound("red", Usage(input=1, searches=1)) is not None
+
+
+def test_two_books_say_which_one_decided_and_what_both_were() -> None:
+    first, then = {"m": Price(input="1")}, StaticPriceBook({"n": Price(input="1")})
+    books = PriceBooks(first, then)
+    charge = books.charge("m", ONE)
+    assert charge is not None
+    assert f"{StaticPriceBook(first).version}, {then.version}" == books.version
+    assert StaticPriceBook(first).version == charge.version
+    assert f"PriceBooks({StaticPriceBook(first)!r}, {then!r})" == repr(books)
+    three = PriceBooks({"o": Price(input="1")}, books)
+    assert [None, "m", "n", "o"] == [rule_of(three, model) for model in ("l", "m", "n", "o")]
+
+
+def test_the_version_of_a_book_tells_of_windows_and_steps() -> None:
+    prices = [Price(input="1"), Price(input="1", context_window=5), Price(input="1", above={5: Price(input="2")})]
+    assert 3 == len({StaticPriceBook({"m": price}).version for price in prices})

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from llm_authmw.call import COUNTS, MAX_COUNT, Usage
 from llm_authmw.errors import ConfigurationError, InvalidValueError
@@ -60,10 +61,26 @@ def test_a_charge_is_never_below_the_exact_cost_and_less_than_a_nano_dollar_abov
     assert 0 <= amount - exact(price, apart) < 1
 
 
+def with_room_for_all_parts(most: Usage) -> Usage:
+    """Return ceilings whose wholes are at least their parts together, so that even parts which overlap are within."""
+    written = max(most.cache_write, most.cache_write_1h)
+    return replace(
+        most,
+        input=max(most.input, most.audio_input + most.image_input, most.cached_input + written),
+        output=max(most.output, most.reasoning + most.audio_output + most.image_output),
+    )
+
+
+def test_a_token_that_may_be_of_any_kind_is_bounded_once() -> None:
+    price = Price(input="1", cached_input="0.1", cache_write="2", output="10", reasoning="20", audio_output="5")
+    most = Usage(input=100, cached_input=100, cache_write=100, output=40, reasoning=40, audio_output=40)
+    assert 100 * 2_000 + 40 * 20_000 == price.bound(most)
+
+
 @given(st.data(), full_prices(), usages())
 def test_no_usage_within_the_ceilings_costs_more_than_their_bound(data: st.DataObject, price: Price, most: Usage) -> None:
     usage = data.draw(usages(most))
-    charge, bound = price.charge(usage), price.bound(most)
+    charge, bound = price.charge(usage), price.bound(with_room_for_all_parts(most))
     assert charge is not None
     assert bound is not None
     assert charge <= bound
@@ -265,3 +282,92 @@ def test_a_usage_holds_whole_numbers_only(name: str, value: Any) -> None:
     given: dict[str, Any] = {name: value}
     with pytest.raises(InvalidValueError, match=f"{name} is a whole number"):
         Usage(**given)
+
+
+@st.composite
+def sparse_prices(draw: st.DrawFn, *, steps: bool = True) -> Price:
+    wholes: dict[str, str] = {
+        **dict.fromkeys(INPUT_PARTS, "input"),
+        "cache_write_1h": "cache_write",
+        **dict.fromkeys(OUTPUT_PARTS, "output"),
+    }
+    rates: dict[str, Any] = {name: draw(DOLLARS) for name in sorted(draw(st.sets(st.sampled_from(NAMES), min_size=1)))}
+    for part, whole in (*wholes.items(), *wholes.items()):
+        if part in rates:
+            rates.setdefault(whole, draw(DOLLARS))
+    if rates == {"request": 0}:
+        rates["image"] = 1
+    if steps:
+        rates["above"] = {start: draw(sparse_prices(steps=False)) for start in sorted(draw(st.sets(st.integers(1, 9000), max_size=2)))}
+    return Price(**rates)
+
+
+@given(st.data(), sparse_prices(), usages())
+def test_what_has_steps_and_gaps_is_bounded_as_well(data: st.DataObject, price: Price, most: Usage) -> None:
+    usage = data.draw(usages(most))
+    charge, bound = price.charge(usage), price.bound(with_room_for_all_parts(most))
+    if charge is not None and bound is not None:
+        assert charge <= bound
+
+
+def test_all_of_a_request_with_more_input_costs_what_the_step_does() -> None:
+    price = Price(input=1, output=1, above={100: Price(input=2, output=4), 200: Price(input=3, output=4)})
+    assert [1000 * 101, 1000 * 206, 1000 * 607] == [
+        price.charge(Usage(input=tokens, output=output)) for tokens, output in ((100, 1), (101, 1), (201, 1))
+    ]
+
+
+def test_a_bound_is_by_the_dearest_step_that_may_be_reached() -> None:
+    price = Price(input=9, output=1, above={100: Price(input=2, output=4)})
+    assert [9 * 100 * 1000, 9 * 101 * 1000] == [price.bound(Usage(input=tokens)) for tokens in (100, 101)]
+
+
+@pytest.mark.parametrize(
+    ("price", "usage", "nano_dollars"),
+    [
+        (Price(image="0.04"), Usage(images=2, input=50, output=900), 80_000_000),
+        (Price(minute="0.006"), Usage(seconds=60, input=50, audio_input=50, output=9), 6_000_000),
+        (Price(characters=15), Usage(characters=100, input=50, output=9, audio_output=9), 1_500_000),
+        (Price(search="0.002"), Usage(searches=1, input=50), 2_000_000),
+        (Price(input=5, output=40), Usage(images=2, input=50, output=900), 36_250_000),
+        (Price(input=5, output=40), Usage(images=2), None),
+        (Price(image="0.04"), Usage(input=50), None),
+        (Price(image="0.04"), Usage(images=1, searches=1), None),
+        (Price(input=5, output=40), Usage(searches=1, input=50), None),
+        (Price(input=5), Usage(images=1, input=50, output=9), None),
+        (Price(request="0.5"), Usage(input=50), None),
+    ],
+)
+def test_what_is_counted_by_the_piece_and_in_tokens_costs_what_has_a_price(price: Price, usage: Usage, nano_dollars: int | None) -> None:
+    assert nano_dollars == price.charge(usage)
+    assert nano_dollars == price.bound(usage)
+
+
+@pytest.mark.parametrize(
+    "above",
+    [
+        {0: Price(input=1)},
+        {True: Price(input=1)},
+        {"5": Price(input=1)},
+        {5: "1"},
+        {5: Price(input=1, max_output=5)},
+        {5: Price(input=1, context_window=5)},
+        {5: Price(input=1, above={6: Price(input=1)})},
+    ],
+)
+def test_a_step_that_is_none_is_refused(above: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"^above: "):
+        Price(input=1, above=above)
+
+
+@pytest.mark.parametrize("value", [0, -1, True, 1.5, MAX_COUNT + 1])
+def test_a_window_that_is_no_count_is_refused(value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"^context_window: "):
+        Price(input=1, context_window=value)
+
+
+def test_prices_that_differ_in_their_steps_or_windows_are_not_equal() -> None:
+    price = Price(input=1, context_window=9, above={5: Price(input=2)})
+    assert price == Price(input=1, context_window=9, above={5: Price(input=2)})
+    assert price not in {Price(input=1, context_window=9), Price(input=1, above={5: Price(input=2)}), Price(input=1)}
+    assert "Price(input='1', context_window=9, above={5: Price(input='2')})" == repr(price)

@@ -119,3 +119,24 @@ def test_comments_that_keep_a_connection_open_take_no_room() -> None:
     parser = EventParser(max_event=100)
     assert [ServerEvent(b"", b"a")] == parser.feed(b": still here\n" * 1000 + b"data: a\n\n")
     assert 0 == parser.skipped
+
+
+@given(stream=streams(), cuts=st.lists(st.integers(0, 10_000), max_size=20), most=st.integers(1, 40))
+def test_a_parser_that_is_idle_keeps_nothing_and_one_that_is_not_goes_on_where_it_was(stream: bytes, cuts: list[int], most: int) -> None:
+    whole, parser = EventParser(max_event=most), EventParser(max_event=most)
+    events: list[ServerEvent] = []
+    for chunk in split(stream, cuts):
+        events += parser.feed(chunk)
+        if parser.idle:
+            assert [] == parser.finish()
+    assert read(whole, [stream[at : at + 1] for at in range(len(stream))]) == events + parser.finish()
+    assert (whole.skipped > 0) == (parser.skipped > 0)
+
+
+def test_a_long_event_of_many_chunks_is_kept_in_pieces() -> None:
+    parser = EventParser()
+    piece = b"x" * 5000
+    assert [] == parser.feed(b"data: a\n\n")[1:]
+    assert [[], *[[]] * 20] == [parser.feed(b"data: "), *(parser.feed(piece) for _ in range(20))]
+    assert [ServerEvent(b"", piece * 20)] == parser.feed(b"\n\n")
+    assert parser.idle

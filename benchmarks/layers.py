@@ -34,9 +34,11 @@ from llm_authmw import (
     Limit,
     Policy,
     PolicyRouter,
+    RateLimitMiddleware,
     RBACMiddleware,
     Role,
     Stack,
+    open_store,
 )
 from llm_authmw.changes import ChangeFollower, Changes
 from llm_authmw.clock import SYSTEM_CLOCK
@@ -160,6 +162,14 @@ async def table(keys: KeyService, follower: ChangeFollower, *, rounds: int, call
     unknown = mint_key().text
     by_route = RBACMiddleware(bare, roles={"member": Role(routes=["/v1/**"], models=["*"], tools=["*"])})
     by_model = RBACMiddleware(bare, roles={"member": Role(routes=["/v1/**"], models=["gpt-4o*"])})
+    ledger = open_store("memory://").ledger
+    four: dict[str, list[str]] = {
+        "caller": ["100_000_000 requests/minute", "1000 concurrent"],
+        "team": ["100_000_000 requests/minute"],
+        "key": ["1_000_000_000 requests/day, calendar"],
+    }
+    silent = RateLimitMiddleware(bare, ledger=ledger, limits=four, headers=[])
+    telling = RateLimitMiddleware(bare, ledger=ledger, limits=four)
 
     fast = {
         "bare ASGI app": await case(bare, None, status=200),
@@ -169,6 +179,10 @@ async def table(keys: KeyService, follower: ChangeFollower, *, rounds: int, call
         f"KeyAuthMiddleware and RBACMiddleware, by model, {len(BODY)} bytes of body": await case(
             KeyAuthMiddleware(by_model, keys=keys), f"Bearer {key}", status=200
         ),
+        "KeyAuthMiddleware and RateLimitMiddleware, four limits, memory": await case(
+            KeyAuthMiddleware(silent, keys=keys), f"Bearer {key}", status=200
+        ),
+        "the same, which tells what is left": await case(KeyAuthMiddleware(telling, keys=keys), f"Bearer {key}", status=200),
         "refused: no credential": await case(guarded, None, status=401),
         "refused: malformed key": await case(guarded, f"Bearer {key[:-1]}!", status=401),
         "refused: unknown key, remembered": await case(guarded, f"Bearer {unknown}", status=401),

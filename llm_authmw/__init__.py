@@ -15,6 +15,7 @@ from llm_authmw.authz.grants import Grant
 from llm_authmw.authz.presets import proxy_roles
 from llm_authmw.authz.rbac import RBACMiddleware
 from llm_authmw.authz.roles import Role
+from llm_authmw.call import Charge, Usage
 from llm_authmw.certificates.rules import CertRule
 from llm_authmw.clock import Clock
 from llm_authmw.context import Decision, RequestContext, current_principal, shadow_counts
@@ -36,8 +37,16 @@ from llm_authmw.inventory import Inventory, route_inventory
 from llm_authmw.keys.records import CreatedKey, KeyRecord
 from llm_authmw.keys.service import KeyService
 from llm_authmw.keys.static import StaticKey, StaticKeys
+from llm_authmw.ledger.service import LedgerService
 from llm_authmw.lens import RequestLens
+from llm_authmw.limits.alerts import BudgetAlert
+from llm_authmw.limits.budget import BudgetMiddleware
+from llm_authmw.limits.rate import RateLimitMiddleware
+from llm_authmw.llm.genai_price_book import GenaiPriceBook
 from llm_authmw.llm.operation import Operation
+from llm_authmw.llm.price_book import PriceBook, PriceBooks, StaticPriceBook
+from llm_authmw.llm.price_files import load_prices
+from llm_authmw.llm.prices import Price
 from llm_authmw.network import TrustedProxies
 from llm_authmw.policy import Policy, PolicyRouter
 from llm_authmw.principal import ANONYMOUS, Assurance, Principal
@@ -64,7 +73,10 @@ __all__ = [
     "AuthmwError",
     "Authorizer",
     "Budget",
+    "BudgetAlert",
+    "BudgetMiddleware",
     "CertRule",
+    "Charge",
     "ClaimMap",
     "ClientCertMiddleware",
     "Clock",
@@ -77,6 +89,7 @@ __all__ = [
     "Denial",
     "EmailDomain",
     "Explained",
+    "GenaiPriceBook",
     "Grant",
     "GuardedApp",
     "HeaderMap",
@@ -91,6 +104,7 @@ __all__ = [
     "KeyAuthMiddleware",
     "KeyRecord",
     "KeyService",
+    "LedgerService",
     "Limit",
     "MissingExtraError",
     "NotFoundError",
@@ -98,12 +112,16 @@ __all__ = [
     "PeerAddress",
     "Policy",
     "PolicyRouter",
+    "Price",
+    "PriceBook",
+    "PriceBooks",
     "Principal",
     "Proof",
     "ProtectedResource",
     "ProtectedResourceMiddleware",
     "ProxyCertificate",
     "RBACMiddleware",
+    "RateLimitMiddleware",
     "RequestContext",
     "RequestLens",
     "Revocation",
@@ -115,6 +133,7 @@ __all__ = [
     "Stack",
     "StaticKey",
     "StaticKeys",
+    "StaticPriceBook",
     "Store",
     "StoreCorruptError",
     "StoreError",
@@ -124,9 +143,11 @@ __all__ = [
     "TrustedProxies",
     "UnixSocket",
     "UpstreamCredentialMiddleware",
+    "Usage",
     "__version__",
     "current_principal",
     "explain",
+    "load_prices",
     "open_store",
     "proxy_roles",
     "register_resolver",

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 from starlette.authentication import AuthCredentials
 
-from llm_authmw.call import LLMCall
+from llm_authmw.call import Charge, LLMCall, Usage
 from llm_authmw.errors import Denial
 from llm_authmw.network import Address, TrustedProxies, peer_address
 from llm_authmw.principal import ANONYMOUS, Principal
@@ -60,6 +60,9 @@ class RequestContext(msgspec.Struct, eq=False):
         call: What the request asks for, once a layer has read it.
         roles: The roles that the principal has here, its own and granted ones, as the innermost `RBACMiddleware` found them.
         tier: The tier that the role gives which allowed the request; the principal's own goes before it.
+        exchange: What passes between the client and the app, watched by the layers that count it; theirs alone.
+        usage: What the answer used, once it is over; None where nothing metered it.
+        charge: What that cost, once it is over; None where nothing priced it.
     """
 
     proxies: TrustedProxies | None = None
@@ -70,6 +73,9 @@ class RequestContext(msgspec.Struct, eq=False):
     call: LLMCall | None = None
     roles: tuple[str, ...] = ()
     tier: str | None = None
+    exchange: Any = None
+    usage: Usage | None = None
+    charge: Charge | None = None
     _request_id: str | None = None
     _address: Address | None = None
     _address_known: bool = False

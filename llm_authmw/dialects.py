@@ -22,6 +22,7 @@ REQUEST_ID_HEADER: Final = b"x-request-id"
 PROBLEM_TYPE: Final = "urn:llm-authmw:reason:"
 
 _ANY_REQUEST: Final = b"0" * 16
+_TOO_MANY: Final = 429
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -96,15 +97,24 @@ def dialect_of(scope: Any) -> Dialect:
 
 def render(denial: Denial, scope: Any, request_id: str) -> tuple[int, Headers, bytes]:
     """Return status, headers and body of the answer to a denied request."""
-    known, body = _rendered(
-        dialect_of(scope), denial.status, denial.public_reason, denial.message, denial.need, denial.challenges, denial.retry_after
-    )
-    return denial.status, [*known, (REQUEST_ID_HEADER, request_id.encode())], body.replace(_ANY_REQUEST, request_id.encode())
+    known, body = _rendered(dialect_of(scope), denial.status, denial.public_reason, denial.message, denial.need, denial.challenges)
+    headers = [*known, *_when_to_retry(denial), *denial.headers, (REQUEST_ID_HEADER, request_id.encode())]
+    return denial.status, headers, body.replace(_ANY_REQUEST, request_id.encode())
+
+
+def _when_to_retry(denial: Denial) -> Headers:
+    """Say when trying again can help. SDKs try a 429 again whatever it says, and some of them wait for weeks, unless told not to."""
+    wait = denial.retry_after
+    if wait is None:
+        return [(b"x-should-retry", b"false")] if denial.status == _TOO_MANY else []
+    # Rounded up: whoever comes back a moment too early is refused once more.
+    headers = [(b"retry-after", b"%d" % max(1, math.ceil(wait)))]
+    return [*headers, (b"retry-after-ms", b"%d" % max(1, math.ceil(wait * 1000)))] if denial.status == _TOO_MANY else headers
 
 
 @functools.lru_cache(maxsize=1024)
 def _rendered(
-    dialect: Dialect, status: int, reason: str, message: str, need: str | None, challenges: tuple[str, ...], retry_after: float | None
+    dialect: Dialect, status: int, reason: str, message: str, need: str | None, challenges: tuple[str, ...]
 ) -> tuple[Headers, bytes]:
     """Render what does not differ from one request to the next; a flood of denials costs no more than a flood of answers."""
     body = _encode(error_object(dialect, status, reason, message, need))
@@ -116,8 +126,6 @@ def _rendered(
     ]
     told = for_bearers(challenges, _error(status, reason, message, need))
     headers += [(b"www-authenticate", challenge.encode()) for challenge in told]
-    if retry_after is not None:
-        headers.append((b"retry-after", b"%d" % max(1, math.ceil(retry_after))))
     return headers, body
 
 
@@ -148,7 +156,7 @@ def error_object(dialect: Dialect, status: int, reason: str, message: str, need:
 def error_event(denial: Denial, scope: Any, request_id: str) -> bytes:
     """Return the server-sent event that ends a stream which was cut, as the client's SDK expects it."""
     dialect = dialect_of(scope)
-    _, body = _rendered(dialect, denial.status, denial.public_reason, denial.message, denial.need, (), None)
+    _, body = _rendered(dialect, denial.status, denial.public_reason, denial.message, denial.need, ())
     name = b"event: error\n" if dialect == "anthropic" else b""
     return name + b"data: " + body.replace(_ANY_REQUEST, request_id.encode()) + b"\n\n"
 

@@ -60,7 +60,7 @@ class StoreUnavailableError(StoreError):
 
 
 class StoreReadOnlyError(StoreError):
-    """The store cannot be written: the file, its directory or its file system is read-only."""
+    """The store cannot be written: the file or the database is read-only, or is so for this user."""
 
 
 class StoreCorruptError(StoreError):
@@ -120,6 +120,7 @@ class Denial(AuthmwError):  # noqa: N818 - a decision, raised only where a value
         need: What would have been needed (a scope, a role), in words that the client may see.
         retry_after: Seconds after which trying again can help; None when waiting does not help.
         challenges: Values for `WWW-Authenticate` (RFC 9110 §11.6.1).
+        headers: More headers of the answer, names in lower case: what a limit stands at.
 
     Raises:
         KeyError: `reason` or `public_reason` is not in the table.
@@ -135,6 +136,7 @@ class Denial(AuthmwError):  # noqa: N818 - a decision, raised only where a value
         need: str | None = None,
         retry_after: float | None = None,
         challenges: Sequence[str] = (),
+        headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
         known = REASONS[reason]
         self.reason = reason
@@ -148,6 +150,7 @@ class Denial(AuthmwError):  # noqa: N818 - a decision, raised only where a value
         self.need = need
         self.retry_after: float | None = retry_after if retry_after is not None else told.retry_after
         self.challenges: tuple[str, ...] = tuple(challenges)
+        self.headers: tuple[tuple[bytes, bytes], ...] = tuple(headers)
         self.credential_id: str | None = None
 
     def __repr__(self) -> str:

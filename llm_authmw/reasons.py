@@ -98,10 +98,23 @@ REASONS: Final[dict[str, Reason]] = {
     "authorization_unavailable": Reason(
         503, "Whether this request is allowed could not be found out just now. Try again shortly.", retry_after=1.0
     ),
+    # A known caller who may, but not so much.
+    "rate_limited": Reason(429, "A rate limit was reached. Try again later."),
+    "concurrency_limited": Reason(429, "Too many requests are under way at once. Try again when one of them has ended."),
+    "insufficient_quota": Reason(429, "A budget is used up."),
+    "request_exceeds_limit": Reason(400, "The request is for more than a limit ever lets through. Ask for less."),
+    "request_exceeds_budget": Reason(400, "The request may cost more than the whole of a budget. Ask for less."),
+    "output_ceiling_invalid": Reason(400, "The ceiling for what is generated is zero, or above what any model can do."),
+    "tier_unknown": Reason(403, "The credential has a tier that is not defined here."),
+    "limit_dimension_missing": Reason(403, "A limit is counted by something that this credential or request does not name."),
+    "limits_too_many": Reason(400, "The request falls under more limits than can be counted at once. Name fewer models."),
+    "model_unpriced": Reason(403, "A model that the request names has no price here."),
+    "operation_unmetered": Reason(403, "What this kind of request uses cannot be measured, and it has no flat price here."),
     # No decision could be reached, which is a denial.
     "store_unavailable": Reason(503, "The credential could not be checked just now. Try again shortly.", retry_after=1.0),
     "issuer_unavailable": Reason(503, "The issuer of the credential could not be asked just now. Try again shortly.", retry_after=1.0),
     "pepper_unavailable": Reason(503, "The credential could not be checked just now.", public="store_unavailable"),
     "check_failed": Reason(503, "The credential could not be checked just now.", public="store_unavailable"),
+    "ledger_unavailable": Reason(503, "What is left of a limit could not be found out just now. Try again shortly.", retry_after=1.0),
     "upstream_credential_unavailable": Reason(503, "The service behind could not be asked just now. Try again shortly.", retry_after=1.0),
 }

@@ -5,11 +5,15 @@ from typing import Final, NoReturn
 
 from starlette.middleware import Middleware
 
-from llm_authmw.asgi import ASGIApp, Composed, Receive, Scope, Send, unwrap
+from llm_authmw.asgi import ASGIApp, Composed, Receive, Scope, Send, layers_inside, unwrap
 from llm_authmw.authn.layer import AuthenticationLayer
+from llm_authmw.authz.rbac import RBACMiddleware
 from llm_authmw.context import RequestContext
 from llm_authmw.errors import ConfigurationError
+from llm_authmw.ledger.service import LedgerService
 from llm_authmw.lifespan import run_lifespan
+from llm_authmw.limits.budget import BudgetMiddleware
+from llm_authmw.limits.rate import RateLimitMiddleware
 from llm_authmw.network import TrustedProxies
 from llm_authmw.resource import Resource
 
@@ -87,9 +91,30 @@ def resources_of(layers: Iterable[ASGIApp]) -> tuple[Resource, ...]:
     """Return what these layers share, each resource once."""
     resources: list[Resource] = []
     for layer in layers:
-        if isinstance(layer, AuthenticationLayer):
-            resources += [resource for resource in layer.resources if resource not in resources]
+        ledger = getattr(layer, "ledger", None)
+        if isinstance(layer, AuthenticationLayer | BudgetMiddleware):
+            shared = layer.resources
+        else:
+            shared = (ledger.resource,) if isinstance(ledger, LedgerService) and ledger.resource is not None else ()
+        resources += [resource for resource in shared if resource not in resources]
     return tuple(resources)
+
+
+def _refuse_tiers_without_limits(layers: Iterable[ASGIApp]) -> None:
+    """Refuse roles with a tier that nobody would look at.
+
+    Raises:
+        ConfigurationError: no layer inside of the roles' limits rates, or none of those that do defines the tier.
+    """
+    for layer in map(unwrap, layers):
+        if not isinstance(layer, RBACMiddleware) or not layer.rules.tiers:
+            continue
+        limiting = [inner for inner in layers_inside(layer.app) if isinstance(inner, RateLimitMiddleware)]
+        defined = frozenset[str]().union(*(inner.plan.tiers or () for inner in limiting))
+        for role, tier in layer.rules.tiers.items():
+            if tier not in defined:
+                lacking = f"has no {tier!r}" if limiting else "does not stand inside of the roles"
+                raise ConfigurationError("tier", f"of the role {role!r} would be ignored: RateLimitMiddleware {lacking}")
 
 
 class GuardedApp(Layered, Composed):
@@ -115,6 +140,8 @@ class GuardedApp(Layered, Composed):
         outermost = next((layer for layer in map(unwrap, layers) if isinstance(layer, AuthenticationLayer)), None)
         if outermost is not None:
             outermost.tell_sources(whole=True)
+            # Without one it is a part of another stack, in which the rest may follow.
+            _refuse_tiers_without_limits(layers)
         if len(settings) > 1:
             raise ConfigurationError("trusted_proxies", "is given to the Stack and to a layer in it, or to two: give it to the Stack")
         self.trusted_proxies: TrustedProxies | None = settings[0] if settings else None

@@ -72,16 +72,26 @@ def test_no_layer_stands_on_base_http_middleware_which_holds_chunks_back(path: P
     assert not {"BaseHTTPMiddleware", "starlette.middleware.base"} & set(_names_used(_tree(path)))
 
 
-# A request's id, which context.py makes, is no secret.
-@pytest.mark.parametrize("path", _each_module(but_not=("context.py",)))
+# A request's id, which context.py makes, is no secret, and testing/simulation.py draws what is to be the same again.
+@pytest.mark.parametrize("path", _each_module(but_not=("context.py", "testing/simulation.py")))
 def test_nothing_is_random_but_by_the_secrets_module(path: Path) -> None:
     assert not {"random", "randint", "SystemRandom", "uuid1", "uuid4"} & set(_names_used(_tree(path)))
 
 
 # stores/sqlite/file.py waits for another process's lock on a file, in a thread: that time no clock of ours can let pass.
-# ledger/windows.py reads the calendar of a moment that it is given.
+# dates.py reads and writes moments that it is given, and ledger/windows.py reads the calendar of a moment that it is given.
 # testing/certificates.py writes dates that it is given, in the form that certificates have them.
-_WITH_TIME = ("clock.py", "cli/", "ledger/windows.py", "stores/sqlite/file.py", "testing/servers.py", "testing/certificates.py")
+# llm/genai_price_book.py says which price counts at a moment that it is given.
+_WITH_TIME = (
+    "clock.py",
+    "cli/",
+    "dates.py",
+    "ledger/windows.py",
+    "llm/genai_price_book.py",
+    "stores/sqlite/file.py",
+    "testing/servers.py",
+    "testing/certificates.py",
+)
 
 
 @pytest.mark.parametrize("path", _each_module(but_not=_WITH_TIME))

@@ -62,6 +62,7 @@ class AccessRules:
         self.holders: Final = Holders(self.tables, reach, self.grants, default_role)
         self.operations: Final = frozenset(name for role in roles.values() for name in role.operations or ())
         self.kept_claims: Final = frozenset(name for grant in self.grants for name in grant.claims or ())
+        self.tiers: Final = {name: role.tier for name, role in roles.items() if role.tier is not None}
         self._allowing: Final = tuple(Verdict(None, name, role.tier) for name, role in roles.items())
 
     @property

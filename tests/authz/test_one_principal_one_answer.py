@@ -19,6 +19,7 @@ from llm_authmw import (
     JWTMiddleware,
     KeyAuthMiddleware,
     Principal,
+    RateLimitMiddleware,
     RBACMiddleware,
     Role,
     SharedSecret,
@@ -52,6 +53,8 @@ CLAIMS = ClaimMap(**_NAMES)
 MEMBER = Role(routes=["POST /v1/**", "GET /v1/models", "WS /v1/realtime"], models=["gpt-4o*"], tools=["search"], tier="gold")
 READER = Role(routes=["GET /v1/models", "POST /v1/embeddings"], models=["*"])
 ROLES = {"reader": READER, "member": MEMBER}
+RATES = Middleware(RateLimitMiddleware, ledger=open_store("memory://").ledger, tiers={"gold": ["1000 concurrent"]})
+"""What the tier is for; no test comes near it."""
 
 QUESTIONS: list[dict[str, Any]] = [
     {"target": "POST /v1/chat/completions", "model": "gpt-4o-mini"},
@@ -181,9 +184,9 @@ async def test_the_same_facts_have_the_same_rights_in_every_way(way: str, given:
     facts: dict[str, Any] = {**FACTS, "roles": []}
     rules = Middleware(RBACMiddleware, roles=ROLES, **GIVEN[given])
     layers, headers = await WAYS[way](facts)
-    answers = await asked(Stack(*layers, rules), headers=headers)
+    answers = await asked(Stack(*layers, rules, RATES), headers=headers)
     assert "ada" == answers[0].principal.user, answers[0]
-    reference = await asked(Stack(rules), as_=fake_principal(realm="staff", **facts))
+    reference = await asked(Stack(rules, RATES), as_=fake_principal(realm="staff", **facts))
     assert told(reference) == told(answers)
     assert {True, False} == {answer.allowed for answer in answers}
 
@@ -191,7 +194,7 @@ async def test_the_same_facts_have_the_same_rights_in_every_way(way: str, given:
 @pytest.mark.parametrize("way", WAYS)
 async def test_what_a_role_does_not_allow_is_denied_in_every_way_for_the_same_reason(way: str) -> None:
     layers, headers = await WAYS[way](FACTS | {"roles": []})
-    answers = await asked(Stack(*layers, Middleware(RBACMiddleware, roles=ROLES, default_role="member")), headers=headers)
+    answers = await asked(Stack(*layers, Middleware(RBACMiddleware, roles=ROLES, default_role="member"), RATES), headers=headers)
     assert [
         *[None, "model_not_allowed", "model_not_allowed", "model_not_allowed", "model_missing"],
         *["model_not_allowed", "model_not_allowed", None, "route_not_allowed", None, "model_not_allowed", "ambiguous_path"],
@@ -201,7 +204,7 @@ async def test_what_a_role_does_not_allow_is_denied_in_every_way_for_the_same_re
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_role_of_our_own_records_counts_and_one_that_others_name_does_not(way: str) -> None:
     layers, headers = await WAYS[way](FACTS)
-    answers = await asked(Stack(*layers, Middleware(RBACMiddleware, roles=ROLES)), headers=headers)
+    answers = await asked(Stack(*layers, Middleware(RBACMiddleware, roles=ROLES), RATES), headers=headers)
     assert ("member",) == answers[0].principal.roles
     assert (way in OWN_RECORDS) == (answers[0].principal.method not in NAMED_BY_OTHERS)
     if way in OWN_RECORDS:
@@ -216,14 +219,14 @@ async def test_a_grant_makes_a_role_that_others_name_as_good_as_our_own(way: str
     layers, headers = await WAYS[way](FACTS)
     rules = Middleware(RBACMiddleware, roles=ROLES, grants=[Grant(role="member", token_role="member")])
     own = await WAYS["stored key"](FACTS)
-    reference = await asked(Stack(*own.layers, Middleware(RBACMiddleware, roles=ROLES)), headers=own.headers)
-    assert told(reference) == told(await asked(Stack(*layers, rules), headers=headers))
+    reference = await asked(Stack(*own.layers, Middleware(RBACMiddleware, roles=ROLES), RATES), headers=own.headers)
+    assert told(reference) == told(await asked(Stack(*layers, rules, RATES), headers=headers))
 
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_principal_is_answered_as_the_credential_that_it_was_made_of(way: str) -> None:
     layers, headers = await WAYS[way](FACTS)
-    guard = Stack(*layers, Middleware(RBACMiddleware, roles=ROLES, grants=[Grant(role="reader", team="blue")]))
+    guard = Stack(*layers, Middleware(RBACMiddleware, roles=ROLES, grants=[Grant(role="reader", team="blue")]), RATES)
     shown = await asked(guard, headers=headers)
     stood = await asked(guard, as_=shown[0].principal)
     assert told(shown) == told(stood)

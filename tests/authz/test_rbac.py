@@ -27,6 +27,7 @@ from llm_authmw.authz.roles import Role
 from llm_authmw.context import CONTEXT_KEY, RequestContext
 from llm_authmw.keys.static import StaticKey
 from llm_authmw.lens import RequestLens
+from llm_authmw.limits.rate import RateLimitMiddleware
 from llm_authmw.testing import ManualClock, Response, TestIssuer, lifespan, request, stream, websocket
 from llm_authmw.testing.recorder import Recorder
 from llm_authmw.testing.tickets import TicketLayer
@@ -41,7 +42,7 @@ CHAT = "POST /v1/chat/completions"
 SMALL: dict[str, Any] = {"model": "gpt-4o-mini", "messages": []}
 BIG: dict[str, Any] = {"model": "o3", "messages": []}
 ROLES: Mapping[str, Role] = {
-    "member": Role(routes=[CHAT, "GET /v1/models", "WS /v1/realtime"], models=["gpt-4o-mini"], tier="small"),
+    "member": Role(routes=[CHAT, "GET /v1/models", "WS /v1/realtime"], models=["gpt-4o-mini"]),
     "operator": Role(routes=["*"], models=["*"], tools=["*"]),
 }
 
@@ -369,7 +370,7 @@ async def test_what_a_role_allows_reaches_the_app_byte_for_byte() -> None:
     assert [b"".join(chunks)] == app.bodies
     assert lines == app.scopes[0]["headers"]
     assert Decision("RBACMiddleware", "allowed", None, "member", None, "member") == context.decisions[-1]
-    assert (("member",), "small") == (context.roles, context.tier)
+    assert (("member",), None) == (context.roles, context.tier)
     assert ("chat", ("gpt-4o-mini",)) == (context.call.operation, context.call.models)
 
 
@@ -503,12 +504,15 @@ async def test_two_layers_both_have_to_allow() -> None:
 
 async def test_a_tier_of_a_layer_further_out_stays_where_the_inner_one_names_none() -> None:
     app = Recorder()
-    inner: list[Middleware] = [Middleware(RBACMiddleware, roles={"member": Role(routes=["*"], models=["*"])})]
-    for layers, tier in ((inner, "small"), ([Middleware(RBACMiddleware, roles={"member": Role(routes=["*"], tier="tiny")})], "tiny")):
+    rates = Middleware(
+        RateLimitMiddleware, ledger=open_store("memory://").ledger, tiers={"small": ["4 concurrent"], "tiny": ["2 concurrent"]}
+    )
+    for inner, tier in ((Role(routes=["*"], models=["*"]), "small"), (Role(routes=["*"], tier="tiny"), "tiny")):
         guard = Stack(
             Middleware(KeyAuthMiddleware, keys=StaticKeys({"m": StaticKey(MEMBER, roles=["member"])})),
-            Middleware(RBACMiddleware, roles=ROLES),
-            *layers,
+            Middleware(RBACMiddleware, roles={"member": Role(routes=["*"], models=["*"], tier="small")}),
+            Middleware(RBACMiddleware, roles={"member": inner}),
+            rates,
         )(app)
         assert tier == (await ask(guard, "GET /v1/models")).context.tier
 

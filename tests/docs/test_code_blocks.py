@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 from llm_authmw.testing.servers import HOST, ServerName, serve
@@ -120,6 +121,11 @@ class Page:
 
     def run_toml(self, block: Block) -> None:
         assert tomllib.loads(block.code)
+
+    def run_yaml(self, block: Block) -> None:
+        if block.title is not None:
+            Path(block.title).write_text(block.code, encoding="utf-8")
+        assert yaml.safe_load(block.code)
 
     def run_json(self, block: Block) -> None:
         assert msgspec.json.decode(block.code)

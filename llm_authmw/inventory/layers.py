@@ -9,11 +9,21 @@ from starlette.middleware import Middleware
 from llm_authmw.asgi import Branching, unwrap
 from llm_authmw.authn.layer import AuthenticationLayer
 from llm_authmw.authz.rbac import RBACMiddleware
+from llm_authmw.limits.budget import BudgetMiddleware
+from llm_authmw.limits.rate import RateLimitMiddleware
 from llm_authmw.protected_resource import ProtectedResourceMiddleware
 from llm_authmw.stack import Stack
 from llm_authmw.upstream import UpstreamCredentialMiddleware
 
-LAYERS: Final = (AuthenticationLayer, RBACMiddleware, Branching, ProtectedResourceMiddleware, UpstreamCredentialMiddleware)
+LAYERS: Final = (
+    AuthenticationLayer,
+    RBACMiddleware,
+    RateLimitMiddleware,
+    BudgetMiddleware,
+    Branching,
+    ProtectedResourceMiddleware,
+    UpstreamCredentialMiddleware,
+)
 
 _MAX_DEPTH: Final = 64
 """How many apps, one in the other, are looked at."""

@@ -12,6 +12,7 @@ from llm_authmw.inventory.entries import Entry, Way
 from llm_authmw.inventory.paths import covers, is_literal, shown
 from llm_authmw.inventory.reach import ReachTable
 from llm_authmw.inventory.records import Level, Problem, ProblemCode, shown_methods, shown_names
+from llm_authmw.limits.budget import BudgetMiddleware
 
 Finding: TypeAlias = tuple[Level, ProblemCode, str]
 
@@ -23,11 +24,13 @@ class Case(msgspec.Struct, frozen=True):
         entry: What the app has.
         table: Tells which requests to a model get there.
         earlier: What the app looks at before, and which may keep a request from it.
+        metered: Whether any route of the app stands behind a budget, so that the others are meant to as well.
     """
 
     entry: Entry
     table: ReachTable
     earlier: Earlier
+    metered: bool = False
 
 
 def _model_unguarded(case: Case) -> Iterator[Finding]:
@@ -53,6 +56,23 @@ def _model_unguarded(case: Case) -> Iterator[Finding]:
             "warning",
             "model_guard_on_trial",
             f"reaches a model ({_several(on_trial)}){_through(on_trial)}, and the RBACMiddleware in front is on trial: it denies nothing",
+        )
+
+
+def _not_metered(case: Case) -> Iterator[Finding]:
+    """A request gets to a model, and costs money that no budget counts."""
+    if not case.metered or case.entry.kind == "unknown":
+        return
+    bare: dict[Way, list[str]] = {}
+    for way in case.entry.ways:
+        models = list(dict.fromkeys(operation.name for operation in case.table.of(case.entry, way) if operation.needs_model))
+        if models and not any(isinstance(layer, BudgetMiddleware) for layer in way.layers):
+            bare[way] = models
+    if bare:
+        yield (
+            "error",
+            "not_metered",
+            f"reaches a model ({_several(bare)}){_through(bare)}, and is not metered as others are: put a BudgetMiddleware in front of it",
         )
 
 
@@ -121,6 +141,7 @@ def _no_policy(case: Case) -> Iterator[Finding]:
 CHECKS: Final[tuple[Callable[[Case], Iterable[Finding]], ...]] = (
     _shadowed,
     _model_unguarded,
+    _not_metered,
     _public_by_wildcard,
     _unguarded,
     _not_looked_into,

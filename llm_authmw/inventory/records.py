@@ -15,7 +15,14 @@ LEVELS: Final[tuple[Level, ...]] = get_args(Level)
 MOST_SHOWN: Final = 3
 
 ProblemCode: TypeAlias = Literal[
-    "model_unguarded", "model_guard_on_trial", "public_by_wildcard", "shadowed", "unguarded", "not_looked_into", "no_policy"
+    "model_unguarded",
+    "model_guard_on_trial",
+    "not_metered",
+    "public_by_wildcard",
+    "shadowed",
+    "unguarded",
+    "not_looked_into",
+    "no_policy",
 ]
 
 

@@ -1,6 +1,6 @@
 """`route_inventory`: every route of an app, what guards it, and what is wrong with that."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from llm_authmw.authz.rbac import RBACMiddleware
@@ -11,6 +11,8 @@ from llm_authmw.inventory.problems import Case, problems_of
 from llm_authmw.inventory.reach import ReachTable
 from llm_authmw.inventory.records import LEVELS, Guarding, Inventory, ListedRoute, Problem, listed_methods
 from llm_authmw.inventory.walk import entries_of
+from llm_authmw.limits.budget import BudgetMiddleware
+from llm_authmw.limits.rate import RateLimitMiddleware
 from llm_authmw.llm.operation import Operation
 from llm_authmw.llm.operations import Operations
 
@@ -35,11 +37,12 @@ def route_inventory(app: Any, *, operations: Sequence[Operation] = ()) -> Invent
     routes: list[ListedRoute] = []
     problems: list[Problem] = []
     earlier = Earlier()
+    metered = any(isinstance(layer, BudgetMiddleware) for layer in _layers(entries))
     for entry in entries:
         if entry.kind != "nothing":
             route = _listed(entry, table)
             routes.append(route)
-            problems += problems_of(Case(entry, table, earlier), str(route))
+            problems += problems_of(Case(entry, table, earlier, metered), str(route))
         earlier.add(entry)
     return Inventory(tuple(routes), tuple(sorted(problems, key=lambda problem: LEVELS.index(problem.level))))
 
@@ -47,10 +50,14 @@ def route_inventory(app: Any, *, operations: Sequence[Operation] = ()) -> Invent
 def _lens_operations(entries: Sequence[Entry]) -> Iterator[Operation]:
     """Yield the operations that users have added to the lenses of the layers."""
     built_in = set(Operations())
-    layers = {id(layer): layer for entry in entries for way in entry.ways for layer in way.layers}
-    for layer in layers.values():
-        if isinstance(layer, RBACMiddleware):
+    for layer in _layers(entries):
+        if isinstance(layer, RBACMiddleware | RateLimitMiddleware | BudgetMiddleware):
             yield from (operation for operation in layer.lens.operations if operation not in built_in)
+
+
+def _layers(entries: Sequence[Entry]) -> Iterable[Any]:
+    """Return every layer that a request may meet, each once."""
+    return {id(layer): layer for entry in entries for way in entry.ways for layer in way.layers}.values()
 
 
 def _listed(entry: Entry, table: ReachTable) -> ListedRoute:

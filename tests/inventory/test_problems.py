@@ -13,10 +13,12 @@ from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
-from llm_authmw import ConfigurationError, KeyAuthMiddleware, Policy, PolicyRouter, Stack, StaticKeys
+from llm_authmw import ConfigurationError, KeyAuthMiddleware, Policy, PolicyRouter, Stack, StaticKeys, open_store
 from llm_authmw.authz.rbac import RBACMiddleware
 from llm_authmw.authz.roles import Role
 from llm_authmw.inventory import route_inventory
+from llm_authmw.limits.budget import BudgetMiddleware
+from llm_authmw.llm.prices import Price
 from llm_authmw.testing.witness import Witness
 
 KEYS = Middleware(KeyAuthMiddleware, keys=StaticKeys({"ci": "sk-ci-7hG2kQ9zLw4XvB8nRt5YpD3mFc6Js1Ae"}))
@@ -102,6 +104,34 @@ def test_the_sentence_names_the_model_operations_the_policy_and_what_to_do() -> 
     expected = "reaches a model (chat) through 'the api', and no layer looks at which: put an RBACMiddleware in front of it"
     assert expected == problem.message
     assert f"error: POST {CHAT}: {expected} (model_unguarded)" == str(problem)
+
+
+# A model whose use nobody counts, beside others whose use is.
+
+
+def metered() -> Middleware:
+    return Middleware(BudgetMiddleware, ledger=open_store("memory://").ledger, prices={"*": Price(input="1", output="2")})
+
+
+def test_a_route_to_a_model_that_is_not_metered_beside_one_that_is_is_an_error() -> None:
+    routes = [posting(CHAT), posting("/v1/embeddings"), posting("/v1/notes")]
+    policies = [
+        Policy(f"POST {CHAT}", Stack(KEYS, RULES, metered())),
+        Policy("POST /v1/embeddings", Stack(KEYS, RULES), name="embedding"),
+        Policy("POST /v1/notes", Stack(KEYS, RULES)),
+    ]
+
+    (problem,) = route_inventory(PolicyRouter(Router(routes), policies=policies)).problems
+
+    assert ("error", "not_metered", "POST /v1/embeddings") == (problem.level, problem.code, problem.route)
+    assert "through 'embedding', and is not metered as others are: put a BudgetMiddleware in front of it" in problem.message
+
+
+def test_an_app_that_counts_no_money_anywhere_and_one_that_counts_it_everywhere_are_fine() -> None:
+    app = Starlette(routes=[posting(CHAT), posting("/v1/embeddings")])
+
+    assert [] == problems(guarded(app, KEYS, RULES))
+    assert [] == problems(guarded(app, KEYS, RULES, metered()))
 
 
 def test_only_the_policies_whose_requests_reach_the_model_need_the_layer() -> None:

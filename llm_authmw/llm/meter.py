@@ -27,8 +27,12 @@ _MOST: Final = 400
 _HALF: Final = 4096
 """Bytes up to which the beginning of an event is put before what follows it."""
 _CLOSING: Final = (b'_stop"', b'.done"')
+_FEW: Final = 2
+"""Events behind the last counts that are only the end of a stream. With more of them the counts came too early to be those of all of it."""
 _TOKEN_BYTES: Final = 4
 """Bytes of text in a token, as a rule."""
+_LONG_TOKEN: Final = 8
+"""Bytes of text that are taken for a single token where an event has no more."""
 
 _LINES: Final = frozenset({b"application/x-ndjson", b"application/ndjson", b"application/jsonl", b"application/x-jsonlines"})
 _METRICS: Final = {
@@ -38,6 +42,11 @@ _METRICS: Final = {
     b"x-amzn-bedrock-cache-write-input-token-count": "cacheWriteInputTokenCount",
 }
 _FAILED: Final = frozenset({b"exception", b"error"})
+_TEXTS: Final = re.compile(
+    rb'"(?:content|text|delta|thinking|reasoning(?:_content)?|refusal|arguments|partial_json|completion|response|generation|outputText|transcript)"'
+    rb'\s*:\s*"((?:[^"\\]|\\.)*)"'
+)
+"""The members of an event that hold a piece of an answer."""
 _USAGE: Final = re.compile(rb'"usage(?:Metadata)?"')
 
 
@@ -80,6 +89,8 @@ class Meter:
         self._ended = False
         self._first = True
         self._half: bytes = b""
+        self._hidden = False
+        self._told_at = 0
         self._events = 0
         self._bytes = 0
         self._frame = _MOST
@@ -98,6 +109,14 @@ class Meter:
         return self._known and not (skipped or broken or self._tally.spoiled)
 
     @property
+    def hides(self) -> bool:
+        """Whether more of the answer may have passed than is seen: its kind or its coding cannot be read, or it is read as one whole."""
+        if self._hidden or (self._inflater is not None and self._inflater.broken):
+            return True
+        # A whole one that only says what failed has nothing to hide.
+        return self._held_size > 0 and not self._tally.failed
+
+    @property
     def output_seen(self) -> int:
         """Tokens of the answer that have passed, estimated: at least one an event, and one for every four bytes of what differs in them."""
         return max(self._events, (self._bytes - self._events * self._frame) // _TOKEN_BYTES)
@@ -113,7 +132,7 @@ class Meter:
         if usage is None:
             return Usage(output=self.output_seen, model=self._tally.model)
         ended = self._ended and self.readable and not (self._tally.failed or self._tally.provisional)
-        if usage.complete and (self._tally.final or ended):
+        if usage.complete and (self._tally.final or ended) and self._events - self._told_at <= _FEW:
             return usage
         return msgspec.structs.replace(usage, output=max(usage.output, self.output_seen), complete=False)
 
@@ -130,7 +149,8 @@ class Meter:
         if metrics:
             self._tally.take_metrics(msgspec.convert(metrics, InvocationMetrics))
         self._read, self._finish = self._way_to_read(kind)
-        self._known = self._read is not _ignore
+        self._known = self._finish is not _nothing
+        self._hidden = self._read is _ignore
         self.feed = self._read
         coding = coding.strip().lower()
         if coding not in {b"", b"identity"}:
@@ -147,6 +167,12 @@ class Meter:
         self.feed = self._read = _ignore
         self._finish = _nothing
 
+    def break_off(self) -> None:
+        """Say that no more will come, though the end has not been shown. What had come of one JSON object may be all of it."""
+        if self._read == self._feed_document:
+            self._finish_document()
+            self._ended = not self._tally.spoiled
+
     def _way_to_read(self, kind: bytes) -> tuple[Callable[[bytes], None], Callable[[], None]]:
         if kind == b"text/event-stream":
             return self._feed_events, self._finish_events
@@ -156,6 +182,8 @@ class Meter:
             return self._feed_frames, self._finish_frames
         if kind == b"application/json" or kind.endswith(b"+json"):
             return self._feed_json, self._finish_json
+        if kind.startswith(b"text/"):
+            return self._feed_plain, _nothing
         return _ignore, _nothing
 
     def _feed_coded(self, chunk: bytes) -> None:
@@ -195,6 +223,10 @@ class Meter:
         half, self._half = self._half, b""
         for event in (*self._server_events.feed(half), *self._server_events.finish()):
             self._take(event.data, _size(event))
+
+    def _feed_plain(self, chunk: bytes) -> None:
+        # There are no counts in it, but it is what was generated.
+        self._bytes += len(chunk)
 
     def _feed_texts(self, chunk: bytes) -> None:
         for text in self._texts.feed(chunk):
@@ -272,15 +304,21 @@ class Meter:
         self._first = False
         if not self._tally.read(text):
             self._see(text, size)
+        if self._tally.told:
+            self._told_at = self._events
 
     def _see(self, text: bytes, size: int) -> None:
         """Take an event for a piece of the answer's text, but for those that are too small to be one, or repeat what they close."""
         if size < _LEAST:
             return
-        if not self._frame <= size < 2 * self._frame:
+        if not (self._events and self._frame <= size < 2 * self._frame):
             if any(mark in text for mark in _CLOSING):
                 return
-            self._frame = min(self._frame, size)
+            if size < self._frame or not self._events:
+                # Now and then only. What an event has around its text, every other one has too. The text of several tokens is none of
+                # that, or a stream whose events are all of one length would seem to say next to nothing.
+                said = sum(map(len, _TEXTS.findall(text)))
+                self._frame = min(self._frame, size - said if said > _LONG_TOKEN else size)
         self._events += 1
         self._bytes += size
 

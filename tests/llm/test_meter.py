@@ -269,11 +269,18 @@ def test_an_answer_that_grows_without_end_is_read_up_to_a_bound(monkeypatch: pyt
     assert not meter.readable
 
 
-@pytest.mark.parametrize("kind", [b"text/plain", b"audio/mpeg", b"application/octet-stream", b""])
+@pytest.mark.parametrize("kind", [b"audio/mpeg", b"application/octet-stream", b""])
 def test_an_answer_of_another_kind_makes_the_usage_unknown(kind: bytes) -> None:
     meter = metered([(b"content-type", kind)], [b'{"usage":{"prompt_tokens":1,"completion_tokens":1}}'])
     assert Usage() == meter.usage
     assert not meter.readable
+
+
+def test_plain_text_has_no_counts_and_is_seen() -> None:
+    meter = metered([(b"content-type", b"text/plain; charset=utf-8")], [b'{"usage":{"prompt_tokens":1,', b'"completion_tokens":1}}'])
+    assert Usage(output=12) == meter.usage
+    assert not meter.readable
+    assert not meter.hides
 
 
 def test_a_chat_that_was_not_asked_for_usage_is_estimated_by_what_passed() -> None:
@@ -315,7 +322,12 @@ def test_text_about_tokens_and_errors_is_text() -> None:
     assert 10 == meter.output_seen
     quoted = metered(SSE, data(*map(chat_chunk, ['an "error" or "usage"'] * 10)))
     assert not quoted.failed
-    assert 10 == quoted.output_seen
+    assert 10 <= quoted.output_seen <= 70
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 4, 16, 100])
+def test_what_is_seen_of_a_stream_is_no_less_where_all_its_events_are_of_one_length(tokens: int) -> None:
+    assert 10 * tokens <= metered(SSE, data(*[chat_chunk("word " * tokens)] * 10), ends=False).output_seen <= 13 * tokens
 
 
 def test_counts_that_run_along_are_the_truth_only_at_the_end() -> None:

@@ -1,12 +1,14 @@
 """`explain`: why what guards an app lets a request through, or does not, and what would have been needed."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 from urllib.parse import unquote
 
 import msgspec
 from starlette.applications import Starlette
 
+from llm_authmw.accounts.records import AccountRecord, accounts_of
 from llm_authmw.authz.access import AccessRequest
 from llm_authmw.authz.explanation import Explanation
 from llm_authmw.authz.rbac import RBACMiddleware
@@ -14,7 +16,11 @@ from llm_authmw.call import LLMCall
 from llm_authmw.clock import SYSTEM_CLOCK
 from llm_authmw.errors import ConfigurationError, Denial
 from llm_authmw.inventory.layers import innermost, layers_around, layers_listed, layers_of
+from llm_authmw.ledger.buckets import BucketRef
 from llm_authmw.lens import RequestLens
+from llm_authmw.limits.budget import BudgetMiddleware
+from llm_authmw.limits.explanation import AppliedLimit, Inquiry, applied
+from llm_authmw.limits.rate import RateLimitMiddleware
 from llm_authmw.llm.operation import Found
 from llm_authmw.llm.outside_body import models_named_outside
 from llm_authmw.llm.requests import read_request, reading_of
@@ -32,7 +38,7 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True):
     """Why a request gets through what guards an app, or does not. It holds no secret, and is JSON for `msgspec.json.encode`.
 
     Attributes:
-        allowed: Whether it gets through, as far as roles and policies say.
+        allowed: Whether it gets through, as far as roles and policies say. How much was used before is not looked at.
         status: The HTTP status of the denial; 200 where there is none.
         reason: Its exact reason code.
         subject: Who is calling.
@@ -40,6 +46,7 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True):
         policies: The policies that decide about the route, the outermost first.
         public: Whether one of them is public.
         layers: What each `RBACMiddleware` on the way says, the outermost first, up to the one that denies.
+        limits: The limits and budgets that it falls under, in the order of their layers, up to the layer that denies.
         not_asked: The authorizers on the way, which have a word in it too.
     """
 
@@ -51,6 +58,7 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True):
     policies: tuple[str, ...]
     public: bool
     layers: tuple[Explanation, ...]
+    limits: tuple[AppliedLimit, ...]
     not_asked: tuple[str, ...]
 
 
@@ -63,12 +71,13 @@ def explain(
     tools: Names = (),
     json: Mapping[str, Any] | None = None,
     address: str | None = None,
+    accounts: Sequence[AccountRecord] = (),
     now: float | None = None,
 ) -> Explained:
-    """Say why a request gets through what guards an app, or does not: every grant, every role, each check of it.
+    """Say why a request gets through what guards an app, or does not: every grant, every role, each check, and what limits it.
 
-    Nothing is sent and nobody is asked: neither a store, nor an issuer, nor an authorizer of your own. Whether a credential is good is
-    not looked at: who is calling is given.
+    Nothing is sent and nobody is asked: neither a store, nor a ledger, nor an issuer, nor an authorizer of your own. Whether a credential
+    is good is not looked at, nor what is left of a limit: who is calling is given.
 
     Args:
         guard: A `Stack`, what it guards, a `PolicyRouter`, or an app of Starlette's or FastAPI's with a list of middlewares.
@@ -79,6 +88,7 @@ def explain(
         tools: The tools that it uses, as roles name them: `web_search`, `prompt:summary`.
         json: Its body, in place of `model` and `tools`.
         address: The client's address.
+        accounts: Accounts, whose limits and budgets are looked at where the caller belongs to them.
         now: The time, in seconds since 1970. Left out: this moment.
 
     Raises:
@@ -91,6 +101,8 @@ def explain(
     if address is not None and client is None:
         raise ConfigurationError("address", f"{address!r} is not an IP address")
     found = _Found(principal.subject, asked.text)
+    belongs = accounts_of(principal)
+    own = tuple(account for account in accounts if account.ref in belongs)
     if asked.route is None:
         return found.end(Denial("ambiguous_path"))
     moment = SYSTEM_CLOCK.now() if now is None else now
@@ -108,6 +120,8 @@ def explain(
                 ahead[:0] = () if policy.stack is None else layers_of(policy.stack)
         elif isinstance(layer, RBACMiddleware):
             denial = found.add(layer, asked, principal, client, moment)
+        elif isinstance(layer, RateLimitMiddleware | BudgetMiddleware):
+            denial = found.limit(layer, asked, principal, client, own)
         if denial is not None:
             return found.end(denial)
     return found.end(None)
@@ -164,6 +178,9 @@ class _Found:
         self._subject: Final = subject
         self._route: Final = route
         self._layers: Final[list[Explanation]] = []
+        self._limits: Final[list[AppliedLimit]] = []
+        self._counted: Final[set[tuple[int, BucketRef]]] = set()
+        self._tier: str | None = None
         self._not_asked: Final[list[str]] = []
         self.policies: Final[list[str]] = []
         self.public = False
@@ -180,9 +197,28 @@ class _Found:
             AccessRequest(principal=principal, method=method, path=path, found=found, call=call, address=address, now=now)
         )
         self._layers.append(explanation)
+        self._tier = explanation.tier
         if layer.engine is not None:
             self._not_asked.append(repr(layer.engine))
         return None if explanation.allowed or explanation.reason is None else Denial(explanation.reason)
+
+    def limit(
+        self,
+        layer: RateLimitMiddleware | BudgetMiddleware,
+        asked: _Asked,
+        principal: Principal,
+        address: Address | None,
+        accounts: Sequence[AccountRecord],
+    ) -> Denial | None:
+        """Find out which limits of a layer a request falls under; return its denial, or None."""
+        method, path = asked.route or ("", "")
+        try:
+            found = layer.lens.find(method, path)
+            request = Inquiry(principal, self._tier, method, path, address, accounts, found, partial(asked.call, layer.lens, found))
+            self._limits.extend(applied(layer, request, self._counted))
+        except Denial as denial:
+            return denial
+        return None
 
     def end(self, denial: Denial | None) -> Explained:
         return Explained(
@@ -194,6 +230,7 @@ class _Found:
             policies=tuple(self.policies),
             public=self.public,
             layers=tuple(self._layers),
+            limits=tuple(self._limits),
             not_asked=tuple(self._not_asked),
         )
 

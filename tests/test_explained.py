@@ -10,19 +10,28 @@ from starlette.middleware import Middleware
 from starlette.routing import Router
 
 from llm_authmw import (
+    Budget,
+    BudgetMiddleware,
     ConfigurationError,
     Explained,
     Grant,
     KeyAuthMiddleware,
+    LedgerService,
+    Limit,
     Policy,
     PolicyRouter,
+    Price,
     Principal,
+    RateLimitMiddleware,
     RBACMiddleware,
     Role,
     Stack,
     StaticKeys,
     explain,
+    open_store,
 )
+from llm_authmw.accounts.records import AccountRecord
+from llm_authmw.ledger.handle import LedgerHandle
 from llm_authmw.testing import call, fake_principal
 from llm_authmw.testing.witness import Witness
 
@@ -208,7 +217,7 @@ def test_an_explanation_is_json() -> None:
     found = explain(GUARD, CHAT, as_=ADA, model="o3")
 
     again = msgspec.json.decode(msgspec.json.encode(found))
-    assert {"allowed", "status", "reason", "subject", "route", "policies", "public", "layers", "not_asked"} == set(again)
+    assert {"allowed", "status", "reason", "subject", "route", "policies", "public", "layers", "limits", "not_asked"} == set(again)
     assert "member" == again["layers"][0]["rule"]
 
 
@@ -237,3 +246,117 @@ def test_what_cannot_be_asked_is_refused(option: str, request_: str, options: di
     with pytest.raises(ConfigurationError) as caught:
         explain(GUARD, request_, as_=ADA, **options)
     assert option == caught.value.option
+
+
+class Untouched:
+    """Counters that nobody may ask."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"{name} of the ledger was called")
+
+
+def counting() -> LedgerService:
+    counters: Any = Untouched()
+    return LedgerService(LedgerHandle(counters), accounts=open_store("memory://").ledger.accounts)
+
+
+def limited(*, rates: Any = None, money: Any = None, roles: Any = None) -> Stack:
+    """Return layers that count, on a ledger that nobody may ask."""
+    ledger = counting()
+    limiting: dict[str, Any] = rates or {}
+    priced: dict[str, Any] = {"prices": {"gpt-4o*": Price(input=1, output=2)}, **(money or {})}
+    return Stack(
+        KEYS,
+        Middleware(RBACMiddleware, roles=roles or {"member": Role(routes=["*"], models=["*"])}),
+        Middleware(RateLimitMiddleware, ledger=ledger, **limiting),
+        Middleware(BudgetMiddleware, ledger=ledger, **priced),
+    )
+
+
+def told(found: Explained) -> set[tuple[str, str, str, str]]:
+    return {(one.layer, one.limit, one.scope, one.subject) for one in found.limits}
+
+
+def test_limits_and_budgets_are_told_with_whose_they_are_and_no_ledger_is_asked() -> None:
+    guard = limited(
+        rates={"limits": {"team+model": ["9 requests/day, calendar"]}, "tiers": {"gold": ["4 concurrent"], "silver": ["1 concurrent"]}},
+        money={"limits": {"global": ["900 usd/month"], "team": ["500 usd/month"]}},
+        roles={"member": Role(routes=["*"], models=["*"], tier="gold")},
+    )
+    limits, budgets = (Limit.parse("60 requests/minute"),), (Budget.parse("5 usd/day"),)
+    ada = fake_principal(user="ada", realm="staff", team="blue", roles=["member"], limits=limits, budgets=budgets)
+    blue = AccountRecord(kind="team", name="blue", created_at=0, budgets=(Budget.parse("70 usd/month"),))
+    green = AccountRecord(kind="team", name="green", created_at=0, budgets=(Budget.parse("1 usd"),))
+
+    found = explain(guard, CHAT, as_=ada, model="gpt-4o", accounts=[blue, green])
+
+    assert (True, 200, None) == decided(found)
+    assert {
+        ("RateLimitMiddleware", "60 requests/minute", "caller", "caller:staff/ada"),
+        ("RateLimitMiddleware", "4 concurrent", "caller", "caller:staff/ada"),
+        ("RateLimitMiddleware", "9 requests/day, calendar", "team+model", "team:blue+model:gpt-4o"),
+        ("BudgetMiddleware", "900 usd/month", "global", "global"),
+        ("BudgetMiddleware", "70 usd/month", "team", "team:blue"),
+        ("BudgetMiddleware", "5 usd/day", "caller", "caller:staff/ada"),
+    } == told(found)
+    everybody = next(one for one in found.limits if one.scope == "global")
+    assert ("*", "global / nano_usd / month") == (everybody.tenant, everybody.bucket)
+
+
+def test_what_is_counted_further_out_is_told_once() -> None:
+    ledger = counting()
+    guard = Stack(
+        Middleware(RateLimitMiddleware, ledger=ledger, limits={"team": ["4 concurrent"]}),
+        Middleware(RateLimitMiddleware, ledger=ledger),
+    )
+
+    found = explain(guard, CHAT, as_=fake_principal(user="ada", team="blue", limits=(Limit.parse("9 requests/day"),)), model="o3")
+    assert ["4 concurrent", "9 requests/day"] == sorted(one.limit for one in found.limits)
+
+
+@pytest.mark.parametrize("target", ["GET /v1/models", "POST /v1/messages/count_tokens", "POST /my/own"])
+def test_what_runs_no_model_is_counted_and_costs_nothing(target: str) -> None:
+    guard = limited(rates={"limits": {"caller": ["9 requests/day", "100 tokens/day"]}}, money={"limits": {"caller": ["5 usd"]}})
+
+    assert ["9 requests/day"] == [one.limit for one in explain(guard, target, as_=ADA).limits]
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "target", "options"),
+    [
+        (403, "model_unpriced", CHAT, {"model": "o3"}),
+        (400, "model_missing", CHAT, {}),
+        (403, "operation_unmetered", "POST /v1/batches", {}),
+        (403, "limit_dimension_missing", CHAT, {"model": "gpt-4o", "limits": {"team": ["5 usd"]}}),
+    ],
+)
+def test_a_budget_says_what_it_would_deny_whatever_is_left(status: int, reason: str, target: str, options: dict[str, Any]) -> None:
+    guard = limited(money={"limits": options.pop("limits", {"caller": ["5 usd"]})})
+
+    assert (False, status, reason) == decided(explain(guard, target, as_=fake_principal(user="ada", roles=["member"]), **options))
+
+
+@pytest.mark.parametrize(("operation", "target"), [("batches", "POST /v1/batches"), ("count_tokens", "POST /v1/messages/count_tokens")])
+def test_a_price_for_each_request_holds_for_what_cannot_be_metered_and_for_what_would_be_free(operation: str, target: str) -> None:
+    guard = limited(money={"limits": {"caller": ["5 usd"]}, "flat": {operation: Price(request=1)}})
+
+    assert ["5 usd"] == [one.limit for one in explain(guard, target, as_=ADA, model="gpt-4o").limits]
+
+
+def test_a_tier_that_is_not_defined_denies() -> None:
+    guard = limited(rates={"tiers": {"silver": ["1 concurrent"]}})
+
+    found = explain(guard, CHAT, as_=fake_principal(user="ada", roles=["member"], tier="gold"), model="gpt-4o")
+    assert (False, "tier_unknown") == (found.allowed, found.reason)
+
+
+def test_tokens_of_what_cannot_be_metered_deny() -> None:
+    guard = limited(rates={"limits": {"caller": ["100 tokens/day"]}}, money={"flat": {"batches": Price(request=1)}})
+
+    assert (False, 403, "operation_unmetered") == decided(explain(guard, "POST /v1/batches", as_=ADA))
+
+
+def test_a_layer_behind_the_one_that_denies_is_not_reached() -> None:
+    guard = limited(rates={"limits": {"caller": ["9 requests/day"]}}, roles={"member": Role(routes=["/none"])})
+
+    assert () == explain(guard, CHAT, as_=ADA, model="gpt-4o").limits

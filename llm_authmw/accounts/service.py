@@ -21,6 +21,7 @@ from llm_authmw.clock import SYSTEM_CLOCK, Clock
 from llm_authmw.errors import ConflictError, InvalidValueError, NotFoundError
 from llm_authmw.fields import text
 from llm_authmw.history import HistoryEntry
+from llm_authmw.increases import BudgetChange
 from llm_authmw.principal import DEFAULT_TENANT, KEYS_REALM
 
 
@@ -178,6 +179,30 @@ class AccountService:
         """
         clean = clean_account_fields(fields)
         return await self._change(_ref(kind, name, tenant, realm), "update", actor, lambda record: msgspec.structs.replace(record, **clean))
+
+    async def change_budgets(
+        self,
+        kind: AccountKind,
+        name: str,
+        change: BudgetChange,
+        *,
+        action: str,
+        tenant: str = DEFAULT_TENANT,
+        realm: str | None = None,
+        actor: str = "api",
+    ) -> AccountRecord:
+        """Make of an account's budgets what `change` makes of them, such as `increases.with_increase`; `action` is for the history.
+
+        Raises:
+            InvalidValueError: `change` refuses.
+            NotFoundError: there is no such account.
+            StoreError: the store cannot be written.
+        """
+
+        def changed(record: AccountRecord) -> AccountRecord:
+            return msgspec.structs.replace(record, budgets=change(record.budgets))
+
+        return await self._change(_ref(kind, name, tenant, realm), text("action", action), actor, changed)
 
     async def block(
         self, kind: AccountKind, name: str, *, tenant: str = DEFAULT_TENANT, realm: str | None = None, actor: str = "api"

@@ -24,8 +24,8 @@ from llm_authmw.history import HistoryEntry
 from llm_authmw.stores import Store
 
 ENFORCED: Final = (
-    "This release enforces whether an account is blocked; models, limits, budgets and roles are stored with it, "
-    "and the layers that enforce them come in later releases."
+    "Whether an account is blocked is enforced wherever keys are; its limits by RateLimitMiddleware, its budgets by BudgetMiddleware. "
+    "Models and roles are stored with it, and the layers that enforce them come in later releases."
 )
 
 which_account: Final = stacked(

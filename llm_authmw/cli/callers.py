@@ -6,15 +6,17 @@ from typing import Any, Final
 
 import click
 
+from llm_authmw.accounts.records import AccountRecord
 from llm_authmw.cli.completion import complete_key_id
 from llm_authmw.cli.durations import parse_duration
+from llm_authmw.cli.key_ids import checked_id
 from llm_authmw.cli.options import Option, only_tenant, stacked
 from llm_authmw.cli.target import Target
 from llm_authmw.errors import InvalidValueError
-from llm_authmw.keys.format import parse_key
 from llm_authmw.keys.records import KeyRecord
 from llm_authmw.names import name_set
 from llm_authmw.principal import DEFAULT_TENANT, KEYS_REALM, Assurance, ClaimValue, Principal
+from llm_authmw.stores import Store
 
 _METHODS: Final = {
     "key": Assurance.SHARED_SECRET,
@@ -56,22 +58,13 @@ _identity: Final = (
     click.option("--logged-in", metavar="DURATION", help="How long ago the caller logged in: 5m, 12h."),
 )
 
-
-def _key_id(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    found = None if value is None else parse_key(value)
-    if found is not None:
-        # It stands in the shell's history and was in the process list: say so without printing it once more.
-        raise InvalidValueError(f"give the key's id, {found}, and not its text, which other users of this machine can see there")
-    return value
-
-
 caller_options: Final[Option] = stacked(
     click.option(
         "--key",
         "key_id",
         metavar="ID",
         shell_complete=complete_key_id,
-        callback=_key_id,
+        callback=checked_id,
         help="Whoever has this key of the store, in place of all the options below.",
     ),
     only_tenant("caller"),
@@ -85,11 +78,13 @@ class Caller:
     Attributes:
         principal: As a layer would have made him; None where nobody was named.
         refused: The state of his key, where that keeps him out before any role is looked at.
+        accounts: The accounts that he belongs to, where the store was read.
     """
 
-    def __init__(self, principal: Principal | None, refused: str | None = None) -> None:
+    def __init__(self, principal: Principal | None, refused: str | None = None, accounts: tuple[AccountRecord, ...] = ()) -> None:
         self.principal: Final = principal
         self.refused: Final = refused
+        self.accounts: Final = accounts
 
 
 def caller_of(target: Target, key_id: str | None, tenant: str | None, options: Mapping[str, Any]) -> Caller:
@@ -106,9 +101,14 @@ def caller_of(target: Target, key_id: str | None, tenant: str | None, options: M
             raise click.UsageError(
                 f"--key says who is calling, and so does --{min(given).replace('_', '-').removesuffix('s')}: give one of them"
             )
-        record: KeyRecord = target.run(lambda store: store.keys.get(key_id, tenant=tenant))
+
+        async def work(store: Store) -> tuple[KeyRecord, tuple[AccountRecord, ...]]:
+            record = await store.keys.get(key_id, tenant=tenant)
+            return record, await store.ledger.accounts.load(record.principal())
+
+        record, accounts = target.run(work)
         state = record.state(target.now)
-        return Caller(record.principal(), None if state == "active" else state)
+        return Caller(record.principal(), None if state == "active" else state, accounts)
     if not given and tenant is None:
         return Caller(None)
     if "user" not in given and "client" not in given:

@@ -31,7 +31,8 @@ Examples:
 
 GUARD is MODULE:NAME of a Stack, of what it guards, or of a PolicyRouter. The module is imported, from the working directory too.
 REQUEST is method and path, with WS as the method of a WebSocket; {model} in the path stands for the model. Nothing is sent, and
-nobody is asked: not whether a token is good, and no authorizer of your own. The store is read where --key is given.
+nobody is asked: not whether a token is good, not what is left of a limit, and no authorizer of your own. Where --key is given, the store
+is read, for the key and for the limits and budgets of its user, team and organisation.
 
 Ends with 0 where the request is allowed, and with 1 where it is denied."""
 )
@@ -57,10 +58,17 @@ def explain(
     tenant: str | None,
     **options: Any,
 ) -> None:
-    """Say why a request is allowed or denied: each grant, each role, each check, and what would have been needed."""
+    """Say why a request is allowed or denied, what would have been needed, and which limits and budgets it falls under."""
     caller = caller_of(target, key_id, tenant, options)
     found = explain_request(
-        load(guard, factory=factory), request, as_=caller.principal, model=model, tools=tools, address=address, now=target.now
+        load(guard, factory=factory),
+        request,
+        as_=caller.principal,
+        model=model,
+        tools=tools,
+        address=address,
+        accounts=caller.accounts,
+        now=target.now,
     )
     if target.json:
         emit({**msgspec.to_builtins(found), "key_state": caller.refused})
@@ -89,6 +97,10 @@ def _print(found: Explained, caller: Caller) -> None:
     )
     for number, layer in enumerate(found.layers, start=1):
         _print_layer(layer, f" of layer {number}" if len(found.layers) > 1 else "")
+    if found.limits:
+        say("")
+        rows = [[limit.limit, limit.scope, limit.subject, limit.layer] for limit in found.limits]
+        print_table([Column("LIMIT", "wrap"), Column("COUNTED BY"), Column("OF", "wrap"), Column("LAYER")], rows)
     if not found.layers and found.allowed and not found.public:
         note("No RBACMiddleware is on the way, so nothing was held against roles.")
     for engine in found.not_asked:

@@ -7,6 +7,7 @@ import click
 from llm_authmw.cli.completion import complete_key_id
 from llm_authmw.cli.durations import exact, is_relative, parse_duration, relative
 from llm_authmw.cli.imports import import_keys
+from llm_authmw.cli.key_ids import checked_id
 from llm_authmw.cli.options import (
     clear_option,
     fields_of,
@@ -25,27 +26,18 @@ from llm_authmw.cli.show import key_object, print_key, print_keys, title
 from llm_authmw.cli.target import Target
 from llm_authmw.errors import InvalidValueError
 from llm_authmw.history import HistoryEntry
-from llm_authmw.keys.format import DEFAULT_PREFIX, parse_key
+from llm_authmw.keys.format import DEFAULT_PREFIX
 from llm_authmw.keys.records import CreatedKey, KeyRecord, KeyState
 from llm_authmw.keys.service import DEFAULT_GRACE
 from llm_authmw.stores import Store
 
 ENFORCED: Final = (
-    "A key's status, dates, networks and routes are enforced wherever keys are; its models and roles by RBACMiddleware; limits and "
-    "budgets are stored with the key, and the layers that enforce them come in later releases."
+    "A key's status, dates, networks and routes are enforced wherever keys are; its models and roles by RBACMiddleware, its limits by "
+    "RateLimitMiddleware, its budgets by BudgetMiddleware."
 )
 _STATES: Final = {state.replace(" ", "-"): state for state in get_args(KeyState)}
 
-
-def _key_id(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    found = parse_key(value)
-    if found is not None:
-        # It stands in the shell's history and was in the process list: say so without printing it once more.
-        raise InvalidValueError(f"give the key's id, {found}, and not its text, which other users of this machine can see there")
-    return value
-
-
-key_id_argument: Final = click.argument("key_id", metavar="ID", shell_complete=complete_key_id, callback=_key_id)
+key_id_argument: Final = click.argument("key_id", metavar="ID", shell_complete=complete_key_id, callback=checked_id)
 prefix_option: Final = click.option(
     "--prefix", metavar="TEXT", default=DEFAULT_PREFIX, show_default=True, help="What its text begins with."
 )

@@ -7,7 +7,7 @@ from typing import Any, Concatenate, Final, ParamSpec
 import click
 
 from llm_authmw.cli.durations import parse_expiry, parse_moment
-from llm_authmw.cli.target import DEFAULT_STORE, META, STORE_VARIABLE, Target
+from llm_authmw.cli.target import COUNTERS_VARIABLE, DEFAULT_STORE, LEDGER_VARIABLE, META, STORE_VARIABLE, Target
 from llm_authmw.errors import InvalidValueError
 from llm_authmw.principal import DEFAULT_TENANT
 
@@ -66,6 +66,20 @@ json_option: Final = click.option(
 )
 actor_option: Final = click.option(
     "--actor", metavar="NAME", expose_value=False, callback=_remember, help="Who does this, for the history. Left out: cli:<your login>."
+)
+counters_option: Final = click.option(
+    "--counters",
+    metavar="URL",
+    expose_value=False,
+    callback=_remember,
+    help=f"Redis, where the app counts rates there: its counters=. Left out: the environment's {COUNTERS_VARIABLE}, else the store.",
+)
+ledger_option: Final = click.option(
+    "--ledger",
+    metavar="URL",
+    expose_value=False,
+    callback=_remember,
+    help=f"Redis, where the app counts everything there: its ledger=. Left out: the environment's {LEDGER_VARIABLE}, else the store.",
 )
 quiet_option: Final = click.option(
     "--quiet",

@@ -8,11 +8,15 @@ import click
 
 from llm_authmw import __version__
 from llm_authmw.cli.accounts import accounts
+from llm_authmw.cli.budgets import budgets
 from llm_authmw.cli.completion import PROGRAM, VARIABLE, completion
 from llm_authmw.cli.explain import explain
 from llm_authmw.cli.failures import error_object, fail, fail_usage
 from llm_authmw.cli.keys import keys
+from llm_authmw.cli.ledger import ledger
+from llm_authmw.cli.limits import limits
 from llm_authmw.cli.options import store_option
+from llm_authmw.cli.prices import prices
 from llm_authmw.cli.revoke import revoke
 from llm_authmw.cli.routes import routes
 from llm_authmw.errors import AuthmwError
@@ -60,6 +64,7 @@ Examples:
   llm-authmw keys create --name ci --team blue --expires 30d
   llm-authmw keys list --unused-for 30d
   llm-authmw accounts block team blue
+  llm-authmw budgets show team blue
   llm-authmw revoke subject https://id.example.com ann
   llm-authmw routes myapp:app
   llm-authmw explain myapp:guard 'POST /v1/chat/completions' --model o3 --user ada --role member
@@ -69,11 +74,15 @@ Exit codes: 0 done, 1 refused or failed, 2 a wrong command line, 130 Ctrl-C.""",
 @click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 @store_option
 def program() -> None:
-    """Manage the API keys, accounts and revoked tokens of an LLM proxy that is guarded by llm_authmw, and see what guards it."""
+    """Manage the API keys, accounts, budgets and revoked tokens of an LLM proxy that llm_authmw guards, and see what guards it."""
 
 
 program.add_command(keys)
 program.add_command(accounts)
+program.add_command(budgets)
+program.add_command(limits)
+program.add_command(ledger)
+program.add_command(prices)
 program.add_command(revoke)
 program.add_command(routes)
 program.add_command(explain)

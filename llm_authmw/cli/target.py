@@ -13,14 +13,20 @@ import click
 
 from llm_authmw.cli.failures import NoStoreError
 from llm_authmw.cli.output import note
-from llm_authmw.errors import ConfigurationError, InvalidValueError, NotFoundError
+from llm_authmw.errors import ConfigurationError, InvalidValueError, MissingExtraError, NotFoundError
 from llm_authmw.names import name_problem
 from llm_authmw.stores import Store, open_store
+from llm_authmw.stores.urls import without_password
 
 DEFAULT_STORE: Final = "sqlite:///authmw.db"
 STORE_VARIABLE: Final = "AUTHMW_STORE"
+COUNTERS_VARIABLE: Final = "AUTHMW_COUNTERS"
+LEDGER_VARIABLE: Final = "AUTHMW_LEDGER"
 META: Final = "llm_authmw.cli."
 """What the common options leave in a context's `meta` begins with this; the innermost one that was given counts."""
+
+_PATIENCE: Final = 5.0
+"""Seconds that a person waits for a store."""
 
 ResultT = TypeVar("ResultT")
 
@@ -39,6 +45,9 @@ class Target:
     def __init__(self, context: click.Context) -> None:
         given = {name.removeprefix(META): value for name, value in context.meta.items() if name.startswith(META)}
         self.url: Final = store_url(context)
+        counters, ledger = _elsewhere(given.get("counters"), given.get("ledger"))
+        self.counters: Final[str | None] = counters
+        self.ledger: Final[str | None] = ledger
         self.json: Final = bool(given.get("json"))
         self.quiet: Final = bool(given.get("quiet"))
         self.actor: Final = _actor(given.get("actor"))
@@ -50,22 +59,41 @@ class Target:
 
     @property
     def place(self) -> str:
-        """Where the store is: a file's absolute path, else the URL."""
+        """Where the store is: a file's absolute path, else the URL without its password."""
         path = store_file(self.url)
-        return self.url if path is None else str(path)
+        return without_password(self.url) if path is None else str(path)
 
-    def run(self, work: Callable[[Store], Awaitable[ResultT]], *, creates: bool = False) -> ResultT:
+    @property
+    def money_place(self) -> str:
+        """Where money is counted."""
+        return self.place if self.ledger is None else without_password(self.ledger)
+
+    @property
+    def rates_place(self) -> str:
+        """Where rates and concurrency are counted."""
+        return self.money_place if self.counters is None else without_password(self.counters)
+
+    def run(
+        self,
+        work: Callable[[Store], Awaitable[ResultT]],
+        *,
+        creates: bool = False,
+        counts: bool = False,
+        listing: str | None = None,
+    ) -> ResultT:
         """Open the store, do the work, close it, and return what the work returned.
 
         Args:
             work: What to do.
             creates: Whether a store that does not exist is made.
+            counts: Whether the work asks the ledger, which may be elsewhere.
+            listing: The verb that lists what was not found; left out, the one beside this verb.
 
         Raises:
             NoStoreError: there is no store, and none is made.
             AuthmwError: whatever the work raises.
         """
-        store = _open(self.url)
+        store = _open(self.url, self.counters if counts else None, self.ledger if counts else None)
         if urlsplit(self.url).scheme == "memory":
             raise InvalidValueError(f"{self.url} would end with this command; name a file, such as {DEFAULT_STORE}")
         path = store_file(self.url)
@@ -86,7 +114,7 @@ class Target:
         try:
             return anyio.run(worked)
         except NotFoundError as error:
-            raise NotFoundError(f"{error} in {self.place}; see: {self._listing}") from None
+            raise NotFoundError(f"{error} in {self.place}; see: {listing or self._listing}") from None
         finally:
             if not exists and path is not None and path.exists():
                 note(f"Made a new store: {path}")
@@ -104,13 +132,33 @@ def store_file(url: str) -> Path | None:
     return Path(parts.path.removeprefix("/")).absolute() if parts.scheme == "sqlite" else None
 
 
-def _open(url: str) -> Store:
+def _elsewhere(counters: str | None, ledger: str | None) -> tuple[str | None, str | None]:
+    """Return where rates are counted, and where everything is: what stands on the command line goes before all of the environment."""
+    if counters is not None or ledger is not None:
+        return counters, ledger
+    return os.environ.get(COUNTERS_VARIABLE) or None, os.environ.get(LEDGER_VARIABLE) or None
+
+
+def _open(url: str, counters: str | None, ledger: str | None) -> Store:
     try:
-        return open_store(url)
+        return open_store(url, counters=counters, ledger=ledger, deadline=_PATIENCE)
     except ConfigurationError as error:
-        # The person at the terminal wrote neither `url=` nor `pepper=`.
-        source = {"url": f"--store or {STORE_VARIABLE}", "pepper": "AUTHMW_PEPPER"}.get(error.option, error.option)
-        raise ConfigurationError(source, error.problem) from None
+        raise as_given(error) from None
+
+
+def as_given(error: ConfigurationError) -> ConfigurationError:
+    """Return an error about how a store is opened as one about the option or the variable that says it at a terminal."""
+    source = _SOURCES.get(error.option, error.option)
+    return MissingExtraError(source, error.extra) if isinstance(error, MissingExtraError) else ConfigurationError(source, error.problem)
+
+
+_SOURCES: Final = {
+    "url": f"--store or {STORE_VARIABLE}",
+    "counters": f"--counters or {COUNTERS_VARIABLE}",
+    "ledger": f"--ledger or {LEDGER_VARIABLE}",
+    "pepper": "AUTHMW_PEPPER",
+}
+"""By option of `open_store`: what the person at the terminal wrote."""
 
 
 def _actor(given: str | None) -> str:

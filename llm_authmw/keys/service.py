@@ -11,11 +11,13 @@ from llm_authmw.clock import SYSTEM_CLOCK, Clock
 from llm_authmw.errors import ConflictError, InvalidValueError, NotFoundError
 from llm_authmw.fields import text
 from llm_authmw.history import HistoryEntry
+from llm_authmw.increases import BudgetChange
 from llm_authmw.keys.format import DEFAULT_PREFIX, mint_key, new_key_id
 from llm_authmw.keys.hashing import Digest, Peppers
 from llm_authmw.keys.imported import digest_to_import
 from llm_authmw.keys.protocols import Idempotency, KeyPage, KeyQuery, KeyStore, Replay
 from llm_authmw.keys.records import CreatedKey, KeyFields, KeyRecord, KeySecret, KeyState, KeyStatus, StoredKey, clean_fields
+from llm_authmw.keys.revisions import changed_key, checked_dates, unrevoked
 from llm_authmw.keys.verifier import KeyVerifier
 from llm_authmw.principal import DEFAULT_TENANT
 
@@ -74,7 +76,7 @@ class KeyService:
             ConflictError: the idempotency key was used for another call.
             StoreError: the store cannot be written.
         """
-        clean = _checked(clean_fields(fields))
+        clean = checked_dates(clean_fields(fields))
         tenant = text("tenant", tenant)
         idempotency = Idempotency.of(tenant, "create", idempotency_key, {"prefix": prefix, **clean})
         minted = mint_key(prefix=prefix)
@@ -113,7 +115,7 @@ class KeyService:
             StoreError: the store cannot be written.
         """
         digest, last_four = digest_to_import(sha256_hex, key, last_four)
-        clean = _checked(clean_fields(fields))
+        clean = checked_dates(clean_fields(fields))
         tenant = text("tenant", tenant)
         known = await self._store.find_imported(digest)
         if known is None:
@@ -209,12 +211,29 @@ class KeyService:
         clean = clean_fields(fields)
 
         def changed(stored: StoredKey) -> StoredKey:
-            _refuse_revoked(stored.record)
+            unrevoked(stored)
             if not clean.keys().isdisjoint(("not_before", "expires_at")):
-                _checked({"not_before": stored.record.not_before, "expires_at": stored.record.expires_at, **clean})
-            return _with(stored, **clean)
+                checked_dates({"not_before": stored.record.not_before, "expires_at": stored.record.expires_at, **clean})
+            return changed_key(stored, **clean)
 
         return await self._change(key_id, tenant, "update", actor, changed)
+
+    async def change_budgets(
+        self, key_id: str, change: BudgetChange, *, action: str, tenant: str | None = None, actor: str = "api"
+    ) -> KeyRecord:
+        """Make of a key's budgets what `change` makes of them, such as `increases.with_increase`; `action` is for the history.
+
+        Raises:
+            InvalidValueError: `change` refuses.
+            ConflictError: the key is revoked, which is final.
+            NotFoundError: there is no such key in this tenant.
+            StoreError: the store cannot be written.
+        """
+
+        def changed(stored: StoredKey) -> StoredKey:
+            return changed_key(unrevoked(stored), budgets=change(stored.record.budgets))
+
+        return await self._change(key_id, tenant, text("action", action), actor, changed)
 
     async def expire(self, key_id: str, *, at: float | None = None, tenant: str | None = None, actor: str = "api") -> KeyRecord:
         """End a key at a moment (seconds since 1970), or now.
@@ -227,8 +246,7 @@ class KeyService:
         (moment,) = clean_fields({"expires_at": self._now() if at is None else at}).values()
 
         def expired(stored: StoredKey) -> StoredKey:
-            _refuse_revoked(stored.record)
-            return _with(stored, expires_at=moment)
+            return changed_key(unrevoked(stored), expires_at=moment)
 
         return await self._change(key_id, tenant, "expire", actor, expired)
 
@@ -268,14 +286,14 @@ class KeyService:
         minted = mint_key(key_id=key_id, prefix=prefix)
 
         def rotated(stored: StoredKey) -> StoredKey:
-            _refuse_revoked(stored.record)
+            unrevoked(stored)
             now = self._now()
             ends = [(secret, min(secret.not_after or math.inf, now + grace)) for secret in stored.secrets]
             old = tuple(msgspec.structs.replace(secret, not_after=end) for secret, end in ends if end > now)
             if len(old) >= MAX_SECRETS:
                 raise ConflictError(f"the key has {MAX_SECRETS} secrets whose time of grace still runs; rotate with grace 0 to end them")
             new = KeySecret(digest=self._peppers.digest(minted.text.encode()), created_at=now)
-            changed = _with(stored, last_four=minted.text[-4:], rotated_at=now, imported=False)
+            changed = changed_key(stored, last_four=minted.text[-4:], rotated_at=now, imported=False)
             return StoredKey(record=changed.record, secrets=(new, *old))
 
         outcome = replay or await self._change(key_id, tenant, "rotate", actor, rotated, idempotency)
@@ -315,8 +333,8 @@ class KeyService:
     async def _set_status(self, key_id: str, tenant: str | None, action: str, actor: str, status: KeyStatus) -> KeyRecord:
         def changed(stored: StoredKey) -> StoredKey:
             if stored.record.status != status:
-                _refuse_revoked(stored.record)
-            return _with(stored, status=status)
+                unrevoked(stored)
+            return changed_key(stored, status=status)
 
         return await self._change(key_id, tenant, action, actor, changed)
 
@@ -379,20 +397,3 @@ class KeyService:
 
     def _announce(self, key_id: str) -> None:
         self._follower.announce(Changes(cursor=0, keys=frozenset((key_id,))))
-
-
-def _with(stored: StoredKey, **changes: Any) -> StoredKey:
-    record = msgspec.structs.replace(stored.record, revision=stored.record.revision + 1, **changes)
-    return StoredKey(record=record, secrets=stored.secrets)
-
-
-def _checked(clean: dict[str, Any]) -> dict[str, Any]:
-    begins, ends = clean.get("not_before"), clean.get("expires_at")
-    if begins is not None and ends is not None and ends <= begins:
-        raise InvalidValueError("the key would end before it begins: expires_at is not after not_before")
-    return clean
-
-
-def _refuse_revoked(record: KeyRecord) -> None:
-    if record.status == "revoked":
-        raise ConflictError("the API key is revoked, which is final; create another one")

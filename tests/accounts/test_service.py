@@ -341,3 +341,30 @@ async def test_a_store_that_cannot_be_read_leaves_it_stale(here: Process) -> Non
         assert here.accounts.stale
     here.store.error = None
     assert {BLUE} == await here.blocked()
+
+
+async def test_budgets_are_changed_by_what_is_made_of_them_even_where_somebody_else_is_faster(here: Process, elsewhere: Process) -> None:
+    await here.accounts.create("team", "blue", tenant="acme", budgets=["50 usd/month", "9 usd"])
+
+    async def once() -> None:
+        here.store.before_write = None
+        await elsewhere.accounts.update("team", "blue", tenant="acme", budgets=["70 usd/month", "9 usd"])
+
+    here.store.before_write = once
+    changed = await here.accounts.change_budgets("team", "blue", lambda budgets: budgets[:1], action="trim", tenant="acme", actor="alice")
+
+    assert ["70 usd/month"] == [str(budget) for budget in changed.budgets]
+    last = (await here.accounts.history("team", "blue", tenant="acme"))[-1]
+    assert ("trim", "alice", {"budgets": [["70 usd/month", "9 usd"], ["70 usd/month"]]}) == (last.action, last.actor, last.changes)
+
+
+async def test_budgets_that_stay_as_they_are_leave_no_trace(accounts: AccountService) -> None:
+    made = await accounts.create("team", "blue", budgets=["50 usd/month"])
+
+    assert made == await accounts.change_budgets("team", "blue", lambda budgets: budgets, action="reset")
+    assert ["create"] == [entry.action for entry in await accounts.history("team", "blue")]
+
+
+async def test_budgets_of_nobody_are_not_changed(accounts: AccountService) -> None:
+    with pytest.raises(NotFoundError):
+        await accounts.change_budgets("team", "blue", lambda budgets: budgets, action="reset")

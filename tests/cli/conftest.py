@@ -12,7 +12,7 @@ from llm_authmw.cli.program import program
 
 @pytest.fixture(autouse=True)
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("AUTHMW_STORE", "AUTHMW_PEPPER", "FORCE_COLOR", "NO_COLOR", "COLUMNS"):
+    for name in ("AUTHMW_STORE", "AUTHMW_COUNTERS", "AUTHMW_LEDGER", "AUTHMW_PEPPER", "FORCE_COLOR", "NO_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path

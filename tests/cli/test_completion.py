@@ -56,6 +56,18 @@ def test_ids_are_completed_with_their_names(complete: Complete, make_key: MakeKe
     assert [(named, "ci")] == complete("keys", "revoke", named[:9])
 
 
+def test_who_has_budgets_is_completed_by_the_kind_that_was_typed(run: Run, complete: Complete, make_key: MakeKey) -> None:
+    key_id, _ = make_key("--name", "ci")
+    run("accounts", "create", "team", "blue", "--tenant", "acme")
+    run("accounts", "create", "org", "bluebird")
+    run("accounts", "create", "user", "ann", "--realm", "corp")
+
+    assert [("blue", "acme")] == complete("budgets", "show", "team", "bl")
+    assert [("ann", "corp")] == complete("limits", "show", "user", "")
+    assert [(key_id, "ci")] == complete("budgets", "raise", "key", key_id[:4])
+    assert [] == complete("budgets", "reset", "--store", "sqlite:///missing.db", "team", "bl")
+
+
 def test_ids_of_revocations_are_completed_with_what_they_revoke(run: Run, complete: Complete, make_key: MakeKey) -> None:
     make_key()
     made = {

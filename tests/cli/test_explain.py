@@ -13,7 +13,8 @@ APP = """
 from starlette.middleware import Middleware
 
 from llm_authmw import (
-    Assurance, Grant, KeyAuthMiddleware, Policy, PolicyRouter, RBACMiddleware, Role, Stack, open_store
+    Assurance, BudgetMiddleware, Grant, KeyAuthMiddleware, Policy, PolicyRouter, Price, RateLimitMiddleware, RBACMiddleware, Role, Stack,
+    open_store
 )
 
 async def app(scope, receive, send): ...
@@ -41,6 +42,12 @@ guard = Stack(rules)  # who is calling, somebody else says further out
 twice = Stack(rules, Middleware(RBACMiddleware, roles={"member": Role(routes=["*"])}))
 trial = Stack(keys, Middleware(RBACMiddleware, roles={"member": Role(routes=["/none"])}, shadow=True))
 own = Stack(keys, Middleware(RBACMiddleware, authorizer=lambda request: True))
+ledger = open_store("memory://").ledger
+counting = Stack(
+    keys,
+    Middleware(RateLimitMiddleware, ledger=ledger, limits={"model": ["9 requests/minute"]}),
+    Middleware(BudgetMiddleware, ledger=ledger, prices={"gpt-4o": Price(input=1)}),
+)
 router = PolicyRouter(app, policies=[Policy("GET /health", public=True), Policy("/v1/**", guard), Policy("/bare", Stack(keys))])
 """
 ADA = ("--user", "ada")
@@ -233,3 +240,24 @@ def test_a_role_with_many_patterns_shows_the_first_and_the_one_that_decided(run:
     assert "POST /r/0, POST /r/1, POST /r/2, and 87 more" in line
     assert line.rstrip().endswith("POST /r/77")
     assert "POST /r/50" in run("explain", "myapp:many", "POST /r/77", *ADA, "--role", "many", "--json").stdout
+
+
+def test_limits_and_budgets_of_a_key_and_its_accounts_are_told(run: Run, make_key: MakeKey) -> None:
+    run("accounts", "create", "team", "blue", "--budget", "500 usd/month")
+    key_id, _ = make_key("--team", "blue", "--limit", "4 concurrent")
+
+    result = run("explain", "myapp:counting", CHAT, "--model", "gpt-4o", "--key", key_id)
+
+    heading, *rows = result.stdout.split("\n\n")[1].splitlines()
+    assert ["LIMIT", "COUNTED", "BY", "OF", "LAYER"] == heading.split()
+    assert {
+        ("4 concurrent", "key", f"key:{key_id}", "RateLimitMiddleware"),
+        ("9 requests/minute", "model", "model:gpt-4o", "RateLimitMiddleware"),
+        ("500 usd/month", "team", "team:blue", "BudgetMiddleware"),
+    } == {(" ".join(row.split()[:-3]), *row.split()[-3:]) for row in rows}
+    limits = json.loads(run("explain", "myapp:counting", CHAT, "--model", "gpt-4o", "--key", key_id, "--json").stdout)["limits"]
+    assert "team:blue / nano_usd / month" in {limit["bucket"] for limit in limits}
+
+
+def test_a_model_without_a_price_is_denied(run: Run) -> None:
+    assert "model_unpriced" in run("explain", "myapp:counting", CHAT, "--model", "o3", *ADA, exit_code=1).stdout

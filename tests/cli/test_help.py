@@ -25,7 +25,18 @@ def test_the_verbs_are_those_of_the_manual() -> None:
     keys = {"create", "list", "show", "update", "rotate", "block", "unblock", "revoke", "import"}
     accounts = {"create", "list", "show", "update", "block", "unblock"}
     revoke = {"token", "subject", "key", "list", "lift"}
-    groups = {"keys": keys, "accounts": accounts, "revoke": revoke}
+    budgets = {"show", "raise", "reset"}
+    ledger = {"check", "acknowledge"}
+    prices = {"check", "explain"}
+    groups = {
+        "keys": keys,
+        "accounts": accounts,
+        "revoke": revoke,
+        "budgets": budgets,
+        "limits": {"show"},
+        "ledger": ledger,
+        "prices": prices,
+    }
     assert {(group, verb) for group, verbs in groups.items() for verb in verbs} == set(VERBS)
 
 
@@ -44,21 +55,32 @@ def test_help_says_what_the_command_does_and_names_every_option(run: Run, path: 
 
 
 @pytest.mark.parametrize("path", VERBS, ids="-".join)
-def test_every_verb_takes_a_store_and_answers_in_json(run: Run, path: tuple[str, ...]) -> None:
+def test_every_verb_answers_in_json_and_takes_a_store_where_it_looks_into_one(run: Run, path: tuple[str, ...]) -> None:
     text = run(*path, "--help").stdout
 
-    assert "--store URL" in text
+    assert (path[0] != "prices") == ("--store URL" in text)
     assert "--json" in text
 
 
 @pytest.mark.parametrize("path", VERBS, ids="-".join)
-def test_every_verb_that_changes_something_takes_an_actor(run: Run, path: tuple[str, ...]) -> None:
-    assert (path[1] not in {"list", "show"}) == ("--actor" in run(*path, "--help").stdout)
+def test_every_verb_that_changes_what_has_a_history_takes_an_actor(run: Run, path: tuple[str, ...]) -> None:
+    assert (path[1] not in {"list", "show"} and path[0] not in {"ledger", "prices"}) == ("--actor" in run(*path, "--help").stdout)
+
+
+@pytest.mark.parametrize("path", VERBS, ids="-".join)
+def test_every_verb_that_asks_the_ledger_takes_the_places_where_it_may_be(run: Run, path: tuple[str, ...]) -> None:
+    text = run(*path, "--help").stdout
+
+    asks = path in {("budgets", "show"), ("budgets", "reset"), ("limits", "show"), ("ledger", "check"), ("ledger", "acknowledge")}
+    assert asks == ("--ledger URL" in text)
+    assert (asks and path != ("ledger", "acknowledge")) == ("--counters URL" in text)
 
 
 @pytest.mark.parametrize("path", [("keys",), ("keys", "create"), ("keys", "update"), ("accounts",), ("accounts", "create")], ids="-".join)
 def test_help_is_honest_about_what_this_release_enforces(run: Run, path: tuple[str, ...]) -> None:
-    assert "the layers that enforce them come in later releases" in " ".join(run(*path, "--help").stdout.split())
+    text = " ".join(run(*path, "--help").stdout.split())
+    assert "its limits by RateLimitMiddleware, its budgets by BudgetMiddleware." in text
+    assert (path[0] == "accounts") == ("the layers that enforce them come in later releases" in text)
 
 
 def test_help_on_create_says_that_the_proxy_needs_the_same_pepper(run: Run) -> None:

@@ -9,7 +9,16 @@ from llm_authmw.stores import Store
 
 Run = Callable[..., Result]
 
-READING = [("keys", "list"), ("keys", "show", "x"), ("accounts", "list"), ("accounts", "show", "team", "x"), ("revoke", "list")]
+READING = [
+    ("keys", "list"),
+    ("keys", "show", "x"),
+    ("accounts", "list"),
+    ("accounts", "show", "team", "x"),
+    ("revoke", "list"),
+    ("budgets", "show", "team", "x"),
+    ("limits", "show", "key", "x"),
+    ("ledger", "check"),
+]
 CHANGING = [
     ("keys", "update", "x", "--name", "y"),
     ("keys", "rotate", "x"),
@@ -23,6 +32,8 @@ CHANGING = [
     ("revoke", "subject", "https://issuer.example", "x"),
     ("revoke", "key", "https://issuer.example", "x"),
     ("revoke", "lift", "x"),
+    ("budgets", "raise", "team", "x", "--by", "1 usd", "--until", "7d"),
+    ("budgets", "reset", "key", "x"),
 ]
 
 
@@ -85,7 +96,8 @@ def test_an_absolute_url_is_that_file(run: Run, directory: Path) -> None:
     ("problem", "url"),
     [
         ("--store or AUTHMW_STORE: 'keys.db' is not a store", "keys.db"),
-        ("--store or AUTHMW_STORE: 'postgresql' is not a store", "postgresql:///x"),
+        ("--store or AUTHMW_STORE: 'mysql' is not a store", "mysql:///x"),
+        ("--store or AUTHMW_STORE: cannot be read; expected postgresql://", "postgresql://user:hunter2/x"),
         ("--store or AUTHMW_STORE: '' is not a store", ""),
         ("names no file", "sqlite://"),
         ("takes neither a host nor options", "sqlite://keys.db"),

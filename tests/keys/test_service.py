@@ -683,3 +683,30 @@ async def test_a_key_of_our_own_form_is_not_imported(keys: KeyService) -> None:
 async def test_a_random_digest_lets_nobody_in(keys: KeyService) -> None:
     await keys.import_key(sha256_hex=secrets.token_hex(32))
     assert "key_unknown" == await judged(keys, FOREIGN, imported=True)
+
+
+async def test_budgets_are_changed_by_what_is_made_of_them_even_where_somebody_else_is_faster(
+    keys: KeyService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    created = await keys.create(budgets=["50 usd/month", "9 usd"])
+
+    async def elsewhere() -> None:
+        await keys.update(created.id, budgets=["70 usd/month", "9 usd"])
+
+    monkeypatch.setattr(keys, "_store", Contended(keys._store, elsewhere, times=1))
+    changed = await keys.change_budgets(created.id, lambda budgets: budgets[:1], action="trim", actor="alice")
+
+    assert ["70 usd/month"] == [str(budget) for budget in changed.budgets]
+    last = (await keys.history(created.id))[-1]
+    assert ("trim", "alice", {"budgets": [["70 usd/month", "9 usd"], ["70 usd/month"]]}) == (last.action, last.actor, last.changes)
+
+
+async def test_budgets_of_a_revoked_key_or_of_another_tenants_are_not_changed(keys: KeyService) -> None:
+    created = await keys.create(budgets=["50 usd/month"])
+
+    with pytest.raises(NotFoundError):
+        await keys.change_budgets(created.id, lambda budgets: (), action="trim", tenant="acme")
+    await keys.revoke(created.id)
+    with pytest.raises(ConflictError):
+        await keys.change_budgets(created.id, lambda budgets: (), action="trim")
+    assert created.record.budgets == (await keys.get(created.id)).budgets

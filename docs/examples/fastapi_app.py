@@ -1,11 +1,15 @@
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from llm_authmw import KeyAuthMiddleware, Stack, open_store
+from llm_authmw import BudgetMiddleware, KeyAuthMiddleware, Price, RateLimitMiddleware, Stack, open_store
 from llm_authmw.fastapi import CurrentPrincipal
 
-store = open_store("sqlite:///authmw.db")  # where the keys are
-guard = Stack(Middleware(KeyAuthMiddleware, keys=store.keys))  # every option is checked here, at import
+store = open_store("sqlite:///authmw.db")  # where the keys are, and what they have used
+guard = Stack(  # every option is checked here, at import
+    Middleware(KeyAuthMiddleware, keys=store.keys),
+    Middleware(RateLimitMiddleware, ledger=store.ledger),  # how much a key may is said by the key, its user and its team
+    Middleware(BudgetMiddleware, ledger=store.ledger, prices={"gpt-4o*": Price(input="2.50", output="10")}),  # dollars per million tokens
+)
 
 app = FastAPI(middleware=[Middleware(guard)])
 

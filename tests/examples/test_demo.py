@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 DEMO = Path(__file__).parents[2] / "docs" / "examples" / "demo"
-EXPECTATIONS = 18
+EXPECTATIONS = 24
 
 # The same routes, and nobody in front of them.
 UNGUARDED = """
@@ -87,6 +87,6 @@ def test_a_proxy_that_guards_nothing_fails_the_show(tmp_path: Path) -> None:
     given = environment(scratch, ONCE="1", PYTHONPATH=str(DEMO))
     done = subprocess.run(command, env=given, capture_output=True, text=True, check=False, timeout=60)
     assert (1, "") == (done.returncode, done.stderr), done.stdout
-    assert f"✗ 10 of {EXPECTATIONS} did not go as expected." in done.stdout
+    assert f"✗ 13 of {EXPECTATIONS} did not go as expected." in done.stdout
     assert "expected: 401 openai.AuthenticationError missing_credential" in done.stdout
     assert [] == list(scratch.iterdir())

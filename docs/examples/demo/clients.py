@@ -16,6 +16,8 @@ CLAUDE: Final = "claude-sonnet-5"
 DEARER_GPT: Final = "gpt-4o"
 DEARER_CLAUDE: Final = "claude-opus-5"
 QUESTION: Final = "hi there"
+LONG_QUESTION: Final = "word " * 1000
+"""The mock says it back, a token for a word."""
 
 _MESSAGES: Final[Any] = [{"role": "user", "content": QUESTION}]
 _Usage: TypeAlias = CompletionUsage | ResponseUsage | Usage | None
@@ -43,17 +45,26 @@ class Seen(NamedTuple):
 class Clients:
     """Both SDKs with one key.
 
+    Args:
+        url: Where the proxy is.
+        key: The key.
+        max_retries: How often they may try a call again.
+
     Attributes:
         answered: How many of their calls were answered, and not denied.
+        sent: How many requests they have sent.
+        wait: Seconds that the last answer told them to wait; 0 where it told nothing.
     """
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, *, max_retries: int = 0) -> None:
         # One HTTP client below both, as the SDKs do not show the status of a good answer.
         self._http: Final = httpx2.Client(event_hooks={"response": [self._remember]}, trust_env=False)
-        self._gpt: Final = openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=10, http_client=self._http)
-        self._claude: Final = anthropic.Anthropic(base_url=url, api_key=key, max_retries=0, timeout=10, http_client=self._http)
+        self._gpt: Final = openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=max_retries, timeout=10, http_client=self._http)
+        self._claude: Final = anthropic.Anthropic(base_url=url, api_key=key, max_retries=max_retries, timeout=10, http_client=self._http)
         self._status = 0
         self.answered = 0
+        self.sent = 0
+        self.wait = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -85,6 +96,14 @@ class Clients:
 
     def chat_without_key(self) -> tuple[str, str]:
         return self.chat(authorization=openai.Omit())
+
+    def chat_briefly(self) -> tuple[str, str]:
+        return self._said(self._gpt.chat.completions.create(model=GPT, messages=_MESSAGES, max_tokens=100))
+
+    def chat_at_length(self) -> tuple[str, str]:
+        asked: Any = [{"role": "user", "content": LONG_QUESTION}]
+        answer = self._gpt.chat.completions.create(model=GPT, messages=asked, max_tokens=2000)
+        return f"{len((answer.choices[0].message.content or '').split())} words", _tokens(answer.usage)
 
     def chat_streamed(self) -> tuple[str, str]:
         chunks = self._gpt.chat.completions.create(model=GPT, messages=_MESSAGES, stream=True, stream_options=_COUNT_TOKENS)
@@ -132,6 +151,8 @@ class Clients:
 
     def _remember(self, response: httpx2.Response) -> None:
         self._status = response.status_code
+        self.wait = int(response.headers.get("retry-after-ms", 0)) / 1000
+        self.sent += 1
 
 
 def _tokens(usage: _Usage) -> str:

@@ -28,6 +28,12 @@ HERE: Final = Path(__file__).parent
 BOUND: Final = 1.0
 """Seconds within which a revoked key stops in every process: the default of `open_store`."""
 
+PAUSE: Final = 2.0
+"""Seconds between two requests that `RATE` lets through."""
+RATE: Final = "30 requests/minute, burst 1"
+MONEY: Final = "0.0025 usd/day"
+"""It pays for the long answer once, and then only for short ones."""
+
 NO_CREDENTIAL: Final = "missing_credential"
 NOT_VALID: Final = "invalid_api_key"
 USAGE: Final = "2 tokens in, 5 out"  # the mock counts words
@@ -96,6 +102,37 @@ def other_models(clients: Clients) -> Iterator[Scene]:
     yield Scene("Anthropic", "another model", refused, clients.see(clients.message_with_another_model))
 
 
+def rates(clients: Clients, patient: Clients) -> Iterator[Scene]:
+    """Show a limit: who is too quick is told for how long to wait, and an SDK that may try again does exactly that."""
+    said = Seen(200, body=f"Hello from {GPT}: {QUESTION}", note=USAGE)
+    yield Scene("OpenAI", "the first", said, clients.see(clients.chat))
+    seen = clients.see(clients.chat)
+    told = f"come back in {clients.wait:.3f} s"
+    refused = Seen(
+        429, "openai.RateLimitError", "rate_limited", note=told if 0 < clients.wait <= PAUSE else f"come back within {PAUSE:g} s"
+    )
+    yield Scene("OpenAI", "the second, at once", refused, seen._replace(note=told))
+    since = time.monotonic()
+    seen = patient.see(patient.chat)
+    waited = f"served {time.monotonic() - since:.3f} s later, by request {patient.sent}"
+    served = waited if patient.sent == 2 else "served by request 2"
+    yield Scene("OpenAI", "with leave to try again", said._replace(note=served), seen._replace(note=waited))
+
+
+def budgets(clients: Clients) -> Iterator[Scene]:
+    """Show a budget: the most that a call may cost has to be there, and once it is not, no SDK tries again."""
+    long = Seen(200, body="1003 words", note="1000 tokens in, 1003 out")
+    yield Scene("OpenAI", "a long answer", long, clients.see(clients.chat_at_length))
+    before = clients.sent
+    seen = clients.see(clients.chat_at_length)
+    tries = f"Asked {clients.sent - before} time, although it may try again 5 times."
+    told = f"A budget is used up. {tries}" if "A budget is used up." in seen.body else tries
+    note = "A budget is used up. Asked 1 time, although it may try again 5 times."
+    yield Scene("OpenAI", "another one", Seen(429, "openai.RateLimitError", "insufficient_quota", note=note), seen._replace(note=told))
+    said = Seen(200, body=f"Hello from {GPT}: {QUESTION}", note=USAGE)
+    yield Scene("OpenAI", "a short answer", said, clients.see(clients.chat_briefly))
+
+
 def revocation(clients: Clients, operator: Operator, key_id: str) -> Iterator[Scene]:
     """Show a key that stops while the proxy runs."""
     yield Scene("OpenAI", "before", Seen(200, body=f"Hello from {GPT}: {QUESTION}", note=USAGE), clients.see(clients.chat))
@@ -119,7 +156,7 @@ def show(screen: Screen, operator: Operator, server: RunningServer) -> tuple[str
     """Show everything; return the id and the text of a key that works."""
     screen.title(
         f"A guarded LLM proxy on [bold]{server.url}[/]",
-        "uvicorn ─▶ Stack(KeyAuthMiddleware, RBACMiddleware) ─▶ a mock provider",
+        "uvicorn ─▶ Stack(KeyAuthMiddleware, RBACMiddleware, RateLimitMiddleware, BudgetMiddleware) ─▶ a mock provider",
         "Keys are in a SQLite file, hashed with a pepper. Each ✓ is an expectation that was met.",
     )
     screen.section("Somebody gets a key")
@@ -135,6 +172,18 @@ def show(screen: Screen, operator: Operator, server: RunningServer) -> tuple[str
         for scene in other_models(clients):
             screen.scene(scene)
         answered = clients.answered
+    screen.section("A key has limits: whoever is too quick is told how long to wait")
+    _, quick_key = operator.mint(f"--name quick --user ada --team blue --limit '{RATE}'")
+    with Clients(server.url, quick_key) as clients, Clients(server.url, quick_key, max_retries=5) as patient:
+        for scene in rates(clients, patient):
+            screen.scene(scene)
+        answered += clients.answered + patient.answered
+    screen.section("A key has a budget: the most that a call may cost is reserved before it is made")
+    _, poor_key = operator.mint(f"--name intern --user ada --team blue --budget '{MONEY}'")
+    with Clients(server.url, poor_key, max_retries=5) as clients:
+        for scene in budgets(clients):
+            screen.scene(scene)
+        answered += clients.answered
     screen.section("A revoked key stops while the proxy runs")
     lost_id, lost_key = operator.mint("--name lost-laptop --user bob --team blue")
     with Clients(server.url, lost_key) as clients:

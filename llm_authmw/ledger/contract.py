@@ -2,7 +2,8 @@
 
 A reservation is *held* from when it is granted until it is settled, or until its lease ends: then it has *expired*, and
 what was estimated stays booked. Either way it is remembered for another 24 hours, so that repeating a call changes nothing
-and a late truth is still booked.
+and a late truth is still booked. One that was settled before it was made is *void*: a store that stood still may carry a call
+out long after its caller has left and has settled it, and then books nothing.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from llm_authmw.errors import InvalidValueError
+from llm_authmw.errors import InvalidValueError, StoreError
 from llm_authmw.ledger.buckets import MEASURES, SECOND, Bucket, Claim, Measure, check_amount
 
 MAX_CLAIMS: Final = 64
@@ -103,13 +104,13 @@ class Ledger(Protocol):
         left nothing behind, and is decided anew.
 
         Args:
-            reservation_id: An id of ours, never used for another request; at most 128 characters.
+            reservation_id: An id of ours, never used for another request; 1 to 128 characters that print.
             claims: 1 to 64, each on another bucket.
             ttl: Microseconds until it expires unless it is extended, at most 24 hours.
 
         Raises:
             InvalidValueError: the arguments are out of range, or two claims are on one bucket.
-            StoreError: the store cannot be written, or its clock is in none of a bucket's windows.
+            StoreError: the store cannot be written, its clock is in none of a bucket's windows, or the reservation is void.
         """
         ...
 
@@ -122,7 +123,7 @@ class Ledger(Protocol):
         it has come back by itself.
 
         Returns:
-            None where no such reservation is remembered, and nothing was booked.
+            None where no such reservation is remembered, and nothing was booked. It is void from then on, for 24 hours.
 
         Raises:
             InvalidValueError: a measure or an amount is out of range, or a bucket would hold more than 2^53. Nothing was booked.
@@ -157,14 +158,24 @@ def check_reservation(reservation_id: str, claims: Sequence[Claim], ttl: int) ->
     Raises:
         InvalidValueError: one is out of range, or two claims are on one bucket.
     """
-    if not 1 <= len(reservation_id) <= MAX_ID:
-        raise InvalidValueError(f"a reservation's id is 1 to {MAX_ID} characters")
+    if not is_id(reservation_id):
+        raise InvalidValueError(f"a reservation's id is 1 to {MAX_ID} characters that print")
     if not 1 <= len(claims) <= MAX_CLAIMS:
         raise InvalidValueError(f"a reservation has 1 to {MAX_CLAIMS} claims")
     check_ttl(ttl)
     # Nearly always the names alone differ already, which is quicker to see.
     if len({claim.bucket.name for claim in claims}) < len(claims) and len({claim.bucket.ref for claim in claims}) < len(claims):
         raise InvalidValueError("two claims of one reservation are on one bucket")
+
+
+def is_id(reservation_id: str) -> bool:
+    """Say whether a reservation can have this id."""
+    return 1 <= len(reservation_id) <= MAX_ID and reservation_id.isprintable()
+
+
+def void(place: str) -> StoreError:
+    """Return what to raise where a reservation was settled before it was made."""
+    return StoreError(f"{place} was told that this reservation is over before it was made, and booked nothing")
 
 
 def check_ttl(ttl: int) -> None:

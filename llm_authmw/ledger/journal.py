@@ -2,7 +2,7 @@
 
 Two kinds are in it. A *truth* settles a reservation that was granted; a store that knows nothing of it has lost it. A
 *release* undoes a reservation whose answer was lost: it may have been booked, may never be, or may be carried out later,
-when a frozen store goes on. So it is said again for a whole lease after the store first said that it knows nothing.
+when a frozen store goes on. Whichever it is, the store's first answer is the end of it: a reservation that it did not know is void.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,9 +21,7 @@ from llm_authmw.ledger.recurring import Recurring, Sleep
 MOST: Final = 10_000
 """Entries that are kept; the oldest go first, about 500 bytes each."""
 PAUSE: Final = 0.25
-"""Seconds until something is said again; a store that fails is spared by the breaker in front of it."""
-NAP: Final = 1.0
-"""Seconds after which it is seen at the latest whether something new is due."""
+"""Seconds until they are said again; a store that fails is spared by the breaker in front of it."""
 CLOSE_DEADLINE: Final = 2.0
 """Seconds that the last round may take when the handle is closed."""
 _IDS_A_LINE: Final = 100
@@ -39,18 +37,12 @@ class Entry(msgspec.Struct, eq=False):
         actual: What it is settled to.
         granted: Whether the store said that it granted it.
         since: Monotonic seconds at which the entry was made.
-        due: Monotonic seconds from which it is said again.
-        pause: Seconds until the next time after that.
-        unknown_since: Monotonic seconds at which the store first said that it knows nothing of it.
     """
 
     id: str
     actual: dict[Measure, int]
     granted: bool
     since: float
-    due: float
-    pause: float = PAUSE
-    unknown_since: float | None = None
 
 
 class Journal:
@@ -78,11 +70,10 @@ class Journal:
 
     def add(self, reservation_id: str, actual: Mapping[Measure, int], *, granted: bool) -> None:
         """Keep a settlement, and begin to say it."""
-        now = self._monotonic()
         while len(self.entries) >= self._most:
             oldest = next(iter(self.entries))
             self._give_up(oldest, "too many are waiting")
-        self.entries[reservation_id] = Entry(reservation_id, dict(actual), granted, since=now, due=now)
+        self.entries[reservation_id] = Entry(reservation_id, dict(actual), granted, since=self._monotonic())
         self._recurring.wake()
 
     def wake(self) -> None:
@@ -101,17 +92,17 @@ class Journal:
             for entry in list(self.entries.values()):
                 if not await self._say(entry):
                     break
-        left = [entry.id for entry in self.entries.values() if entry.granted or entry.unknown_since is None]
+        left = list(self.entries)
         for start in range(0, len(left), _IDS_A_LINE):
             ids = left[start : start + _IDS_A_LINE]
             logger.warning("%d reservations are not settled, so that their estimates stand: %s", len(ids), " ".join(ids))
 
     async def _work(self) -> float | None:
-        for entry in list(self.entries.values()):
-            if entry.due <= self._monotonic() and not await self._say(entry):
-                return PAUSE
-        dues = [entry.due for entry in list(self.entries.values())]
-        return min(max(0.0, min(dues) - self._monotonic()), NAP) if dues else None
+        while self.entries:
+            for entry in list(self.entries.values()):
+                if not await self._say(entry):
+                    return PAUSE
+        return None
 
     async def _say(self, entry: Entry) -> bool:
         """Settle one entry; return False where the store did not answer: then it is not asked about others just now either."""
@@ -121,25 +112,9 @@ class Journal:
             if self._monotonic() - entry.since > self._lease + REMEMBERED // SECOND:
                 self._give_up(entry.id, "the store has been away for too long")
             return False
-        if settlement is not None:
-            self.entries.pop(entry.id, None)
-        elif entry.granted:
-            if self.entries.pop(entry.id, None) is not None:
-                self.note_forgotten(entry.id)
-        else:
-            self._wait_for(entry)
+        if self.entries.pop(entry.id, None) is not None and settlement is None and entry.granted:
+            self.note_forgotten(entry.id)
         return True
-
-    def _wait_for(self, entry: Entry) -> None:
-        """Say a release again later, unless whatever was under way has come to its end."""
-        now = self._monotonic()
-        if entry.unknown_since is None:
-            entry.unknown_since = now
-        if now - entry.unknown_since >= self._lease:
-            self.entries.pop(entry.id, None)
-            return
-        entry.due = now + entry.pause
-        entry.pause = min(entry.pause * 2, self._lease / 4)
 
     def _give_up(self, reservation_id: str, why: str) -> None:
         if self.entries.pop(reservation_id, None) is not None:

@@ -6,7 +6,7 @@ from typing import Final, Literal, TypeAlias, TypeVar, get_args
 
 import anyio
 
-from llm_authmw.errors import StoreUnavailableError
+from llm_authmw.errors import AuthmwError, StoreUnavailableError
 from llm_authmw.ledger.buckets import Bucket, Claim, Measure
 from llm_authmw.ledger.contract import Balance, Ledger, Reservation, Settlement
 from llm_authmw.ledger.recurring import Sleep
@@ -127,11 +127,17 @@ class FaultyLedger:
 
     async def _freeze(self, call: Callable[[], Awaitable[T]]) -> T:
         answers: list[T] = []
+        errors: list[AuthmwError] = []
         done = anyio.Event()
-        self._frozen.append((partial(_keep, call, answers), done))
+        self._frozen.append((partial(_keep, call, answers, errors), done))
         await done.wait()
+        if errors:
+            raise errors[0]
         return answers[0]
 
 
-async def _keep(call: Callable[[], Awaitable[T]], answers: list[T]) -> None:
-    answers.append(await call())
+async def _keep(call: Callable[[], Awaitable[T]], answers: list[T], errors: list[AuthmwError]) -> None:
+    try:
+        answers.append(await call())
+    except AuthmwError as error:
+        errors.append(error)

@@ -43,6 +43,7 @@ async def backend(request: pytest.FixtureRequest, anyio_backend: Any, tmp_path: 
         made = MemoryBackend(clock=clock)
     elif request.param == "sqlite":
         made = SQLiteBackend(str(tmp_path / "store.db"), clock=clock)
+        await made.start()  # or those who come first at the same time wait for that
     else:
         need("asyncpg")
         from llm_authmw.stores.postgres import PostgresBackend  # noqa: PLC0415 - imports asyncpg
@@ -58,6 +59,7 @@ async def ledger(request: pytest.FixtureRequest, anyio_backend: Any, tmp_path: P
         yield MemoryLedger(clock=clock)
     elif request.param == "sqlite":
         made = SQLiteBackend(str(tmp_path / "ledger.db"), clock=clock)
+        await made.start()
         yield made.ledger
         await made.aclose()
     elif request.param == "postgres":

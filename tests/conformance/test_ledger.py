@@ -53,9 +53,35 @@ async def test_one_refused_claim_leaves_every_other_bucket_as_it_was(ledger: Led
 
 async def test_what_was_refused_can_be_reserved_and_settled_by_nobody(ledger: Ledger) -> None:
     assert not await granted(ledger, "r", Claim(budget(), 101))
-    assert await ledger.settle("r", {"nano_usd": 5}) is None
     assert frozenset() == await ledger.extend(["r"], ttl=MINUTE)
     assert await granted(ledger, "r", Claim(budget(), 100))
+    assert not await granted(ledger, "s", Claim(budget(), 1))
+    assert await ledger.settle("s", {"nano_usd": 5}) is None
+    assert [100] == await used(ledger, budget())
+
+
+async def test_what_was_settled_before_it_was_made_is_void_and_books_nothing_however_late_it_comes(
+    ledger: Ledger, clock: ManualClock
+) -> None:
+    claims = [Claim(bucket, 1) for bucket in (lifetime(), rate(), lease())]
+    assert await ledger.settle("r", {"tokens": 0}) is None
+    clock.advance(REMEMBERED / SECOND - 1)
+    for _ in range(2):
+        with pytest.raises(StoreError):
+            await ledger.reserve("r", claims, ttl=MINUTE)
+        assert await ledger.settle("r", {"tokens": 7}) is None
+        assert frozenset() == await ledger.extend(["r"], ttl=MINUTE)
+    assert [0, 0, 0] == await used(ledger, lifetime(), rate(), lease())
+    clock.advance(1)
+    assert await granted(ledger, "r", *claims)
+
+
+@pytest.mark.parametrize("reservation_id", ["", "x" * 129, "x\ny", "x\0", "\ud800"])
+async def test_what_can_be_no_id_is_nobodys(ledger: Ledger, reservation_id: str) -> None:
+    assert await ledger.settle(reservation_id, {}) is None
+    assert frozenset() == await ledger.extend([reservation_id], ttl=MINUTE)
+    with pytest.raises(InvalidValueError):
+        await ledger.reserve(reservation_id, [Claim(lifetime(), 1)], ttl=MINUTE)
 
 
 async def test_a_refusal_says_which_claims_why_and_for_how_long(ledger: Ledger) -> None:
@@ -309,6 +335,14 @@ async def test_a_late_debt_is_booked_into_a_rate_that_was_full_again(ledger: Led
     assert [1000] == await used(ledger, bucket)
 
 
+async def test_places_of_one_reservation_are_no_other_ones_whatever_their_ids(ledger: Ledger) -> None:
+    assert await granted(ledger, "r", Claim(lease(limit=9), 3))
+    assert await granted(ledger, "r 2", Claim(lease(limit=9), 1))
+    assert [4] == await used(ledger, lease(limit=9))
+    await ledger.settle("r", {})
+    assert [1] == await used(ledger, lease(limit=9))
+
+
 async def test_of_many_at_once_no_more_are_let_through_than_fit(ledger: Ledger) -> None:
     answers: list[bool] = []
 
@@ -326,8 +360,6 @@ async def test_arguments_out_of_range_are_refused_and_book_nothing(ledger: Ledge
     claim = Claim(lifetime(), 1)
     many = [Claim(lifetime(f"b{number}"), 1) for number in range(MAX_CLAIMS + 1)]
     for reservation_id, claims, ttl in (
-        ("", [claim], MINUTE),
-        ("x" * 129, [claim], MINUTE),
         ("r", [], MINUTE),
         ("r", many, MINUTE),
         ("r", [claim, Claim(lifetime(limit=7), 2)], MINUTE),

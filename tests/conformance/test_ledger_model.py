@@ -17,6 +17,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from llm_authmw.errors import StoreError
 from llm_authmw.ledger.buckets import MAX_MOMENT, SECOND, Bucket, Claim, Measure, Span
 from llm_authmw.ledger.contract import REMEMBERED, Balance, Ledger, Refusal, Reservation, Settlement
 from llm_authmw.stores.memory.ledger import MemoryLedger
@@ -80,8 +81,13 @@ class Model:
 
     def __init__(self) -> None:
         self.bookings: dict[str, Booking] = {}
+        self.void: dict[str, int] = {}
+        """When those were settled that had not been made."""
         self.full: dict[tuple[str, str], Fraction] = {}
         """When each rolling bucket is full again."""
+
+    def is_void(self, reservation_id: str, now: int) -> bool:
+        return now < self.void.get(reservation_id, -REMEMBERED) + REMEMBERED
 
     def span(self, bucket: Bucket, at: int) -> Span | None:
         return next((span for span in bucket.spans if span.start <= at < span.end), None)
@@ -141,7 +147,11 @@ class Model:
 
     def settle(self, reservation_id: str, actual: Mapping[Measure, int], now: int) -> Settlement | None:
         booking = self.bookings.get(reservation_id)
-        if booking is None or booking.forgotten(now):
+        if booking is None:
+            if not self.is_void(reservation_id, now):
+                self.void[reservation_id] = now
+            return None
+        if booking.forgotten(now):
             return None
         if booking.settled is not None:
             return booking.settled
@@ -193,6 +203,10 @@ class LedgerMachine(RuleBasedStateMachine):
             Claim(bucket, max(1, amount // 10) if bucket.kind == "lease" or bucket.measure == "requests" else amount)
             for bucket, amount in ((at_time(BUCKETS[place], self.now), amount) for place, amount in wanted.items())
         ]
+        if self.model.is_void(reservation_id, self.now):
+            with pytest.raises(StoreError):
+                self.run(self.ledger.reserve(reservation_id, asked, ttl=ttl))
+            return
         expected = self.model.reserve(reservation_id, asked, ttl, self.now)
         assert expected == self.run(self.ledger.reserve(reservation_id, asked, ttl=ttl))
 

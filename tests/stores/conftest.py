@@ -69,6 +69,13 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let everybody wait for as long as it takes, where threads are many and the machine may be slow."""
+    monkeypatch.setattr(database, "READ_WAIT", 60.0)
+    monkeypatch.setattr(database, "WRITE_WAIT", 60.0)
+
+
+@pytest.fixture
 def open_directory() -> Iterator[Path]:
     """A directory that a user without rights can enter; pytest's own ones can be root's alone."""
     made = Path(tempfile.mkdtemp())

@@ -213,7 +213,7 @@ async def test_reservations_are_forgotten_a_bounded_number_at_a_time(
             await backend.ledger.settle(f"r{number}", {"tokens": 0})
     clock.advance(DAY + 60)
     for left in (2 * DROPPED_AT_ONCE, DROPPED_AT_ONCE, 0):
-        await backend.ledger.settle("unknown", {})
+        await backend.ledger.extend(["nobody"], ttl=MINUTE)
         assert left == count(other, "reservations")
     # What was not settled stays counted.
     assert [made // 2] == await used(backend, lifetime())
@@ -234,11 +234,11 @@ async def test_those_that_are_held_for_days_keep_nobody_from_being_forgotten(
         assert held == await backend.ledger.extend(held, ttl=MAX_TTL)
     for _ in range(3):
         clock.advance(60)
-        await backend.ledger.settle("unknown", {})
+        await backend.ledger.extend(["nobody"], ttl=MINUTE)
     assert [(name,) for name in sorted(held)] == sorted(other.execute("SELECT id FROM reservations"))
     assert [3, 4] == await used(backend, lease(), lifetime())
     clock.advance(2 * DAY + 60)
-    await backend.ledger.settle("unknown", {})
+    await backend.ledger.extend(["nobody"], ttl=MINUTE)
     assert (0, [0]) == (count(other, "reservations"), await used(backend, lease()))
 
 
@@ -250,7 +250,7 @@ async def test_windows_that_are_over_are_dropped_a_bounded_number_at_a_time(
         await backend.ledger.settle(f"r{number}", {})
     clock.advance(180)
     for left in (DROPPED_AT_ONCE, 0, 0):
-        await backend.ledger.settle("unknown", {})
+        await backend.ledger.extend(["nobody"], ttl=MINUTE)
         assert left == count(other, "counters")
 
 
@@ -261,15 +261,15 @@ async def test_a_window_is_kept_as_long_as_a_reservation_can_still_be_settled_in
     assert await reserve(backend, "forgotten", money(limit=5))
     for _ in range(24):
         clock.advance(3600)
-        await backend.ledger.settle("unknown", {})
+        await backend.ledger.extend(["nobody"], ttl=MINUTE)
     settlement = await backend.ledger.settle("settled", {"nano_usd": 9})
     assert settlement is not None
     assert (True, (Balance(10, 5, 0, NOW + MINUTE),)) == (settlement.late, settlement.balances)
     assert 1 == count(other, "counters")
     clock.advance(120)
-    await backend.ledger.settle("unknown", {})
+    await backend.ledger.extend(["nobody"], ttl=MINUTE)
     clock.advance(3600)
-    await backend.ledger.settle("unknown", {})
+    await backend.ledger.extend(["nobody"], ttl=MINUTE)
     assert 0 == count(other, "counters")
 
 
@@ -283,13 +283,13 @@ async def test_a_counter_that_says_no_more_than_its_absence_is_dropped_and_no_ot
     await backend.ledger.settle("gone", {"tokens": 0, "requests": 1})
     for _ in range(3):
         clock.advance(120)
-        await backend.ledger.settle("unknown", {})
+        await backend.ledger.extend(["nobody"], ttl=MINUTE)
     assert [("slow",), ("some",), ("taken",)] == sorted(other.execute("SELECT name FROM counters").fetchall())
     assert [0, 0, 0] == await used(backend, rate("full"), lifetime("none"), lease("free"))
     assert [45, 1, 1] == await used(backend, slow, lifetime("some"), lease("taken"))
     await backend.ledger.settle("here", {})
     clock.advance(3660)
-    await backend.ledger.settle("unknown", {})
+    await backend.ledger.extend(["nobody"], ttl=MINUTE)
     assert [("some",)] == other.execute("SELECT name FROM counters").fetchall()
 
 
@@ -318,7 +318,7 @@ async def test_leases_of_reservations_that_are_forgotten_end_with_them(
     for number in range(3):
         assert await reserve(backend, f"r{number}", lease())
     clock.advance(2 * DAY)
-    await backend.ledger.settle("unknown", {})
+    await backend.ledger.extend(["nobody"], ttl=MINUTE)
     assert (0, [0]) == (count(other, "reservations"), await used(backend, lease()))
 
 

@@ -1,11 +1,13 @@
 """Several processes that count in one file, and one that is killed while it does."""
 
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from llm_authmw.clock import SYSTEM_CLOCK
@@ -191,3 +193,45 @@ async def test_what_a_process_reserved_before_it_was_killed_stays_booked_and_its
     assert settlement is not None
     assert (True, booked.used - AMOUNT) == (settlement.late, settlement.balances[0].used)
     assert (await backend.ledger.reserve("next", [Claim(everything, 1), Claim(SLOTS, 1)], ttl=1)).granted
+
+
+FORKED = """
+import os
+import sys
+
+import anyio
+
+from llm_authmw.ledger.buckets import SECOND, Bucket, Claim
+from llm_authmw.stores.sqlite import SQLiteBackend
+
+backend = SQLiteBackend(sys.argv[1])
+bucket = Bucket(tenant="t", name="ever", kind="lifetime", measure="tokens", limit=10)
+
+
+def reserve(reservation_id):
+    anyio.run(lambda: backend.ledger.reserve(reservation_id, [Claim(bucket, 1)], ttl=SECOND))
+
+
+reserve("before")
+closed, close = os.pipe()
+child = os.fork()
+if child == 0:
+    reserve("beside")
+    os.read(closed, 1)
+    reserve("alone")
+    os._exit(0)
+reserve("here")
+anyio.run(backend.aclose)
+os.write(close, b"!")
+sys.exit(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+async def test_a_process_that_was_forked_from_one_that_counts_counts_too_and_outlives_it(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    await anyio.run_process([sys.executable, "-c", FORKED, str(path)])
+    backend = SQLiteBackend(str(path))
+    bucket = Bucket(tenant="t", name="ever", kind="lifetime", measure="tokens", limit=10)
+    assert [4] == [balance.used for balance in await backend.ledger.balance([bucket])]
+    await backend.aclose()

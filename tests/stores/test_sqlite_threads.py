@@ -164,7 +164,7 @@ async def test_reads_that_hang_do_not_pile_up_threads(
     monkeypatch.setattr(database, "READ_WAIT", 0.0)
     with pytest.raises(StoreUnavailableError, match="busy with other work of this process"):
         await backend.keys.find("k1")
-    monkeypatch.undo()
+    monkeypatch.setattr(database, "READ_WAIT", 60.0)
     release.set()
     await anyio.to_thread.run_sync(done.wait, 10)
     assert key() == await backend.keys.find("k1")
@@ -215,6 +215,7 @@ async def test_closing_is_done_even_by_one_who_is_cancelled(path: Path, backend:
     assert ["store.db"] == [left.name for left in path.parent.iterdir()]
 
 
+@pytest.mark.usefixtures("patient")
 async def test_many_who_use_it_first_at_the_same_time_open_it_once(
     path: Path, key: MakeKey, entry: HistoryEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +255,7 @@ def test_one_backend_serves_one_event_loop_after_the_other(path: Path, key: Make
     assert 6 == anyio.run(close)
 
 
+@pytest.mark.usefixtures("patient")
 def test_one_backend_serves_several_event_loops_at_once(path: Path, key: MakeKey, entry: HistoryEntry) -> None:
     backend = SQLiteBackend(str(path))
 

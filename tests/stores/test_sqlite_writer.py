@@ -257,6 +257,7 @@ def test_an_answer_for_a_loop_that_is_closed_is_dropped() -> None:
     writing._tell(loop, [])
 
 
+@pytest.mark.usefixtures("patient")
 def test_one_writer_serves_several_event_loops_at_once(path: Path, notes: Notes) -> None:
     database = Database(str(path))
     writer: Writer[str, str] = Writer(database, notes.write)

@@ -11,6 +11,8 @@ from llm_authmw.testing import ManualClock
 pytestmark = pytest.mark.anyio
 
 PEPPER = "a pepper of more than thirty-two characters"
+PATIENCE = 60.0
+"""Seconds that a question may take where the deadline is not what is asked about: the machine may be busy."""
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -57,7 +59,7 @@ async def used(store: Store) -> str:
 
 async def test_closing_writes_the_uses_that_were_noted(url: str) -> None:
     clock = ManualClock()
-    store = open_store(url, clock=clock)
+    store = open_store(url, deadline=PATIENCE, clock=clock)
     key_id = await used(store)
     await store.aclose()
     assert clock.now() == (await store.keys.get(key_id)).last_used_at
@@ -66,7 +68,7 @@ async def test_closing_writes_the_uses_that_were_noted(url: str) -> None:
 
 async def test_uses_that_cannot_be_written_keep_no_file_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = ManualClock()
-    store = open_store(f"sqlite:///{path}", clock=clock)
+    store = open_store(f"sqlite:///{path}", deadline=PATIENCE, clock=clock)
     await used(store)
 
     async def refuse(*_: Any) -> None:
@@ -92,7 +94,7 @@ async def test_a_store_prints_its_url_and_no_secret(url: str) -> None:
 
 async def test_a_revocation_takes_effect_at_once_here_and_within_the_bound_in_another_store_on_the_file(path: Path) -> None:
     clock = ManualClock()
-    here, there = (open_store(f"sqlite:///{path}", bound=1.0, clock=clock) for _ in range(2))
+    here, there = (open_store(f"sqlite:///{path}", bound=1.0, deadline=PATIENCE, clock=clock) for _ in range(2))
     created = await here.keys.create(team="blue")
     assert created.key is not None
     presented = created.key.encode()
@@ -111,7 +113,7 @@ async def test_a_revocation_takes_effect_at_once_here_and_within_the_bound_in_an
 
 async def test_a_blocked_team_stops_its_keys_within_the_bound_in_another_store_on_the_file(path: Path) -> None:
     clock = ManualClock()
-    here, there = (open_store(f"sqlite:///{path}", bound=1.0, clock=clock) for _ in range(2))
+    here, there = (open_store(f"sqlite:///{path}", bound=1.0, deadline=PATIENCE, clock=clock) for _ in range(2))
     await here.accounts.create("team", "blue")
     created = await here.keys.create(team="blue")
     assert created.key is not None
@@ -126,7 +128,7 @@ async def test_a_blocked_team_stops_its_keys_within_the_bound_in_another_store_o
 
 async def test_a_revoked_token_is_covered_at_once_here_and_within_the_bound_in_another_store_on_the_file(path: Path) -> None:
     clock = ManualClock()
-    here, there = (open_store(f"sqlite:///{path}", bound=1.0, clock=clock) for _ in range(2))
+    here, there = (open_store(f"sqlite:///{path}", bound=1.0, deadline=PATIENCE, clock=clock) for _ in range(2))
     token: dict[str, Any] = {"tenant": "default", "issuer": "https://i", "jti": "j", "subject": "s", "issued_at": 5.0, "kid": "k"}
     for store in (here, there):
         assert 1.0 == store.revocations.bound
@@ -145,9 +147,9 @@ async def test_a_revoked_token_is_covered_at_once_here_and_within_the_bound_in_a
 
 
 async def test_what_was_revoked_is_revoked_after_the_store_was_closed(path: Path) -> None:
-    async with open_store(f"sqlite:///{path}") as store:
+    async with open_store(f"sqlite:///{path}", deadline=PATIENCE) as store:
         made = await store.revocations.revoke_token("https://i", "j")
-    async with open_store(f"sqlite:///{path}") as store:
+    async with open_store(f"sqlite:///{path}", deadline=PATIENCE) as store:
         assert (made,) == (await store.revocations.list()).revocations
         await store.revocations.refresh()
         assert store.revocations.covers(tenant="default", issuer="https://i", jti="j", subject=None, issued_at=None, kid=None)
@@ -177,7 +179,7 @@ async def test_a_store_that_waits_for_its_file_refuses_to_say_what_is_revoked_wi
 
 async def test_a_store_that_fails_denies_what_it_had_let_through(path: Path) -> None:
     clock = ManualClock()
-    store = open_store(f"sqlite:///{path}", clock=clock)
+    store = open_store(f"sqlite:///{path}", deadline=PATIENCE, clock=clock)
     created = await store.keys.create()
     assert created.key is not None
     presented = created.key.encode()

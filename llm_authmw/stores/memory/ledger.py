@@ -20,6 +20,8 @@ from llm_authmw.ledger.contract import (
     check_actual,
     check_reservation,
     check_ttl,
+    is_id,
+    void,
 )
 
 MAX_SETTLED: Final = 20_000
@@ -49,6 +51,14 @@ class _Held(msgspec.Struct, gc=False):
     expired: bool = False
 
 
+class _Settled(msgspec.Struct, frozen=True, gc=False):
+    """A reservation that is over; without answers where it is void."""
+
+    at: int
+    reservation: Reservation | None = None
+    settlement: Settlement | None = None
+
+
 class MemoryLedger:
     """See `Ledger`. Of what is settled, the newest are remembered: 20,000, and none for more than 24 hours.
 
@@ -66,7 +76,7 @@ class MemoryLedger:
         self._held: Final[dict[str, _Held]] = {}
         self._ends: Final[list[tuple[int, str]]] = []
         """A heap of when reservations expire, and then are forgotten; out of date where one was extended or settled since."""
-        self._settled: Final[OrderedDict[str, tuple[Reservation, Settlement]]] = OrderedDict()
+        self._settled: Final[OrderedDict[str, _Settled]] = OrderedDict()
         self._due = MAX_MOMENT
         """When the first of all these ends, or earlier."""
 
@@ -77,8 +87,11 @@ class MemoryLedger:
             now = self._tick()
             if reservation_id in self._held:
                 return self._held[reservation_id].reservation
-            if reservation_id in self._settled:
-                return self._settled[reservation_id][0]
+            settled = self._settled.get(reservation_id)
+            if settled is not None:
+                if settled.reservation is None:
+                    raise void("the ledger")
+                return settled.reservation
             entries = self._entries(claims, now)
             reservation, marks = booking.reserved(entries, now)
             if not reservation.refusals:
@@ -95,14 +108,16 @@ class MemoryLedger:
             held = self._held.get(reservation_id)
             if held is None:
                 settled = self._settled.get(reservation_id)
-                return None if settled is None else settled[1]
+                if settled is None and is_id(reservation_id):
+                    self._remember(reservation_id, _Settled(now))
+                return None if settled is None else settled.settlement
             entries = [entry if entry[3].kept else self._present(entry) for entry in held.entries]
             # Whatever can fail is computed for every bucket before the first one is written.
             balances, marks = booking.settled(entries, actual, reserved_at=held.reservation.at, leased=not held.expired, now=now)
             self._write(entries, marks)
             settlement = Settlement(now, held.expired, balances)
             del self._held[reservation_id]
-            self._remember(reservation_id, held.reservation, settlement)
+            self._remember(reservation_id, _Settled(now, held.reservation, settlement))
             return settlement
 
     async def extend(self, reservation_ids: Collection[str], *, ttl: int) -> frozenset[str]:
@@ -177,9 +192,9 @@ class MemoryLedger:
         heapq.heappush(self._drops, (moment, key))
         self._due = min(self._due, moment)
 
-    def _remember(self, reservation_id: str, reservation: Reservation, settlement: Settlement) -> None:
-        self._settled[reservation_id] = reservation, settlement
-        self._due = min(self._due, settlement.at + REMEMBERED)
+    def _remember(self, reservation_id: str, settled: _Settled) -> None:
+        self._settled[reservation_id] = settled
+        self._due = min(self._due, settled.at + REMEMBERED)
         if len(self._settled) > MAX_SETTLED:
             self._settled.popitem(last=False)
         if len(self._ends) > 2 * len(self._held) + _SLACK:
@@ -208,7 +223,7 @@ class MemoryLedger:
                 heapq.heapreplace(self._drops, (full_at + 1, key))
         forgotten = now - REMEMBERED
         oldest = MAX_MOMENT
-        while self._settled and (oldest := next(iter(self._settled.values()))[1].at) <= forgotten:
+        while self._settled and (oldest := next(iter(self._settled.values())).at) <= forgotten:
             self._settled.popitem(last=False)
         firsts = [heap[0][0] for heap in (self._ends, self._drops) if heap]
         self._due = min(oldest + REMEMBERED, *firsts, MAX_MOMENT)

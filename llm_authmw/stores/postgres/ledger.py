@@ -10,7 +10,17 @@ import msgspec
 from llm_authmw.clock import Clock
 from llm_authmw.errors import InvalidValueError, StoreError, StoreUnavailableError
 from llm_authmw.ledger.buckets import SECOND, Bucket, Claim, Measure
-from llm_authmw.ledger.contract import MAX_CLAIMS, Balance, Reservation, Settlement, check_actual, check_reservation, check_ttl
+from llm_authmw.ledger.contract import (
+    MAX_CLAIMS,
+    Balance,
+    Reservation,
+    Settlement,
+    check_actual,
+    check_reservation,
+    check_ttl,
+    is_id,
+    void,
+)
 from llm_authmw.stores.postgres.database import Database
 from llm_authmw.stores.postgres.pool import Connection
 
@@ -21,7 +31,7 @@ _EXTEND: Final = "SELECT authmw_ledger_extend($1, $2, $3)"
 _BALANCES: Final = "SELECT authmw_ledger_balances($1, $2)"
 _FORGET: Final = "SELECT authmw_ledger_forget($1, $2, $3)"
 
-_Reserved: TypeAlias = Reservation | Literal["no window"]
+_Reserved: TypeAlias = Reservation | Literal["no window", "void"]
 _Settled: TypeAlias = Settlement | Literal["too much"] | None
 _Balances: TypeAlias = tuple[Balance, ...] | Literal["no window"]
 _reserved: Final[msgspec.json.Decoder[_Reserved]] = msgspec.json.Decoder(_Reserved)
@@ -58,11 +68,15 @@ class PostgresLedger:
         answer = _reserved.decode(await self._write(_RESERVE, reservation_id, _json(claims), ttl))
         if answer == "no window":
             raise _clocks_differ()
+        if answer == "void":
+            raise void(self._database.place)
         return answer
 
     async def settle(self, reservation_id: str, actual: Mapping[Measure, int]) -> Settlement | None:
         """See `Ledger`."""
         check_actual(actual)
+        if not is_id(reservation_id):
+            return None
         answer = _settled.decode(await self._write(_SETTLE, reservation_id, _json(actual)))
         if answer == "too much":
             raise InvalidValueError("a bucket would hold more than can be counted")
@@ -76,7 +90,8 @@ class PostgresLedger:
     async def extend(self, reservation_ids: Collection[str], *, ttl: int) -> frozenset[str]:
         """See `Ledger`."""
         check_ttl(ttl)
-        return frozenset(await self._write(_EXTEND, list(reservation_ids), ttl))
+        ids = [reservation_id for reservation_id in reservation_ids if is_id(reservation_id)]
+        return frozenset(await self._write(_EXTEND, ids, ttl))
 
     async def balance(self, buckets: Sequence[Bucket]) -> tuple[Balance, ...]:
         """See `Ledger`."""

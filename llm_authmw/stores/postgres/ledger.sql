@@ -175,10 +175,11 @@ END $$;
 -- The functions that are called from outside. `now_is` is for tests: they say what time it is.
 --
 -- For those above too they settle where names lead, and that no table is read from end to end: plans are made once per connection,
--- perhaps while there are few rows.
+-- perhaps while there are few rows. And how long is waited for a lock: whoever asked may have left, and the server notices that only when it
+-- answers, so that each of them would keep one of its connections for as long as somebody else keeps the lock.
 
 CREATE FUNCTION authmw_ledger_reserve(reservation text, claims jsonb, ttl bigint, now_is bigint DEFAULT NULL) RETURNS json
-LANGUAGE plpgsql SECURITY INVOKER SET search_path FROM CURRENT SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SECURITY INVOKER SET search_path FROM CURRENT SET enable_seqscan = off SET lock_timeout = '5s' AS $$
 DECLARE
     -- Before any wait: nobody is granted what came back, or was freed, while he waited for a counter.
     moment CONSTANT bigint := coalesce(now_is, authmw_ledger_clock());
@@ -231,7 +232,7 @@ BEGIN
 END $$;
 
 CREATE FUNCTION authmw_ledger_settle(reservation text, actual jsonb, now_is bigint DEFAULT NULL) RETURNS json
-LANGUAGE plpgsql SECURITY INVOKER SET search_path FROM CURRENT SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SECURITY INVOKER SET search_path FROM CURRENT SET enable_seqscan = off SET lock_timeout = '5s' AS $$
 DECLARE
     most CONSTANT bigint := 9007199254740992; -- 2^53, of amounts and of moments
     moment bigint;
@@ -244,9 +245,18 @@ DECLARE
     balances json[] := '{}';
     outcome json;
 BEGIN
-    SELECT * INTO known FROM authmw_ledger_reservations WHERE id = reservation FOR NO KEY UPDATE;
-    moment := coalesce(now_is, authmw_ledger_clock());
-    IF known.id IS NULL OR coalesce(known.settled_at, known.expires_at) + authmw_ledger_days(1) <= moment THEN
+    LOOP
+        SELECT * INTO known FROM authmw_ledger_reservations WHERE id = reservation FOR NO KEY UPDATE;
+        moment := coalesce(now_is, authmw_ledger_clock());
+        EXIT WHEN FOUND;
+        -- It is void from now on. If the call that makes it is at work, this waits for its end, and then finds what it made.
+        INSERT INTO authmw_ledger_reservations (id, at, expires_at, settled_at, entries, answer, settlement, look_at)
+        VALUES (reservation, moment, moment, moment, '{}', '"void"', 'null', moment + authmw_ledger_days(1)) ON CONFLICT DO NOTHING;
+        IF FOUND THEN
+            RETURN 'null';
+        END IF;
+    END LOOP;
+    IF coalesce(known.settled_at, known.expires_at) + authmw_ledger_days(1) <= moment THEN
         RETURN 'null';
     ELSIF known.settled_at IS NOT NULL THEN
         RETURN known.settlement;
@@ -282,7 +292,7 @@ BEGIN
 END $$;
 
 CREATE FUNCTION authmw_ledger_extend(ids text[], ttl bigint, now_is bigint DEFAULT NULL) RETURNS text[]
-LANGUAGE plpgsql SECURITY INVOKER SET search_path FROM CURRENT SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SECURITY INVOKER SET search_path FROM CURRENT SET enable_seqscan = off SET lock_timeout = '5s' AS $$
 DECLARE
     moment bigint;
     living text[];

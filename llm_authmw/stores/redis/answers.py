@@ -11,7 +11,19 @@ from llm_authmw.ledger.buckets import Claim
 from llm_authmw.ledger.contract import Balance, Refusal
 
 Status: TypeAlias = Literal[
-    "granted", "refused", "settled", "unknown", "extended", "balance", "acknowledged", "outside", "too long", "too many", "too much", "lost"
+    "granted",
+    "refused",
+    "settled",
+    "unknown",
+    "void",
+    "extended",
+    "balance",
+    "acknowledged",
+    "outside",
+    "too long",
+    "too many",
+    "too much",
+    "lost",
 ]
 
 _NUMBERS: Final = 6
@@ -19,13 +31,14 @@ _NUMBERS: Final = 6
 
 _LOST: Final = (
     "holds no ledger, or less of it than it did: it is new, or has lost what was counted. Nothing is granted until somebody has looked, "
-    "and acknowledged it with RedisLedger.acknowledge()"
+    "and acknowledged it with RedisLedger.acknowledge(), or llm-authmw ledger acknowledge"
 )
 _FAILURES: Final[dict[Status, tuple[type[AuthmwError], str]]] = {
     "outside": (StoreError, "has a clock that is in none of the windows that it was given: the clocks differ"),
     "too long": (InvalidValueError, "would hold a bucket that is in debt for longer than can be counted"),
     "too many": (InvalidValueError, "gives one request at most 1000 places of a limit on concurrency"),
     "too much": (InvalidValueError, "would hold more in a bucket than can be counted"),
+    "void": (StoreError, "was told that this reservation is over before it was made, and booked nothing"),
     "lost": (StoreUnavailableError, _LOST),
 }
 

@@ -9,7 +9,7 @@ import msgspec
 from llm_authmw.clock import Clock
 from llm_authmw.errors import ConfigurationError, StoreCorruptError
 from llm_authmw.ledger.buckets import SECOND, Bucket, Claim, Measure
-from llm_authmw.ledger.contract import Balance, Reservation, Settlement, check_actual, check_reservation, check_ttl
+from llm_authmw.ledger.contract import Balance, Reservation, Settlement, check_actual, check_reservation, check_ttl, is_id
 from llm_authmw.secrets import Secret
 from llm_authmw.stores.redis.answers import Answer, balances_of, failure_of, refusals_of
 from llm_authmw.stores.redis.client import RedisClient
@@ -109,6 +109,8 @@ class RedisLedger:
     async def settle(self, reservation_id: str, actual: Mapping[Measure, int]) -> Settlement | None:
         """See `Ledger`."""
         check_actual(actual)
+        if not is_id(reservation_id):
+            return None
         answer = await self._run(SETTLE, [_key(reservation_id)], _Asked(actual=actual))
         return None if answer.status == "unknown" else Settlement(answer.at, answer.late, balances_of(answer))
 
@@ -116,7 +118,7 @@ class RedisLedger:
         """See `Ledger`."""
         check_ttl(ttl)
         living: set[str] = set()
-        ids = list(reservation_ids)
+        ids = [reservation_id for reservation_id in reservation_ids if is_id(reservation_id)]
         for first in range(0, len(ids), _AT_ONCE):
             some = ids[first : first + _AT_ONCE]
             answer = await self._run(EXTEND, [_key(name) for name in some], _Asked(ttl=ttl))

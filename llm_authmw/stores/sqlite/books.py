@@ -8,7 +8,7 @@ from llm_authmw.errors import StoreError
 from llm_authmw.ledger import booking, gcra
 from llm_authmw.ledger.booking import Entry, Key, Mark
 from llm_authmw.ledger.buckets import Bucket, Claim, Measure
-from llm_authmw.ledger.contract import REMEMBERED, Balance, Reservation, Settlement
+from llm_authmw.ledger.contract import REMEMBERED, Balance, Reservation, Settlement, void
 from llm_authmw.stores.sqlite import ledger_rows
 from llm_authmw.stores.sqlite.ledger_rows import DROPPED_AT_ONCE, Counter, ReservationRow
 
@@ -81,10 +81,12 @@ class Books:
         """Book all claims or none.
 
         Raises:
-            StoreError: this moment is in none of a bucket's windows. Nothing was booked.
+            StoreError: this moment is in none of a bucket's windows, or it is void. Nothing was booked.
         """
         row = self._reservations.get(reservation_id)
         if row is not None:
+            if row.void:
+                raise void("the ledger")
             return row.reservation()
         entries = [self._entry(claim.bucket, claim.amount) for claim in claims]
         reservation, marks = booking.reserved(entries, self._now)
@@ -109,10 +111,14 @@ class Books:
         Raises:
             InvalidValueError: a bucket would hold more than can be counted. Nothing was booked.
         """
-        row = self._reservations.get(reservation_id)
-        if row is None or row.settled_at is not None:
-            return None if row is None else row.settlement_of()
-        entries, now = self._entries[reservation_id], self._now
+        row, now = self._reservations.get(reservation_id), self._now
+        if row is None:
+            self._add([ReservationRow.made_void(reservation_id, now)])
+            self._put.add(reservation_id)
+            return None
+        if row.settled_at is not None:
+            return row.settlement_of()
+        entries = self._entries[reservation_id]
         balances, marks = booking.settled(entries, actual, reserved_at=row.at, leased=row.leased, now=now)
         self._write(entries, marks, holds=-1)
         self._put.add(reservation_id)

@@ -43,7 +43,10 @@ class OpenFile:
         self._closed = False
 
     def stands(self) -> bool:
-        """Say whether the path still leads to this file: a copy that was put in its place has other keys in it."""
+        """Say whether the path still leads to this file, and the process is the one that opened it.
+
+        A copy that was put in its place has other keys in it. And what SQLite knows of locks does not hold in a fork.
+        """
         return self._identity is not None and self._identity == self._identify()
 
     def take(self, *settings: str) -> sqlite3.Connection:
@@ -93,8 +96,8 @@ class OpenFile:
         except OSError:
             return None
         if self._immutable:
-            return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, _has_log(self._path)
-        return found.st_dev, found.st_ino
+            return os.getpid(), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, _has_log(self._path)
+        return os.getpid(), found.st_dev, found.st_ino
 
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:

@@ -17,8 +17,8 @@ from llm_authmw.ledger.contract import (
     check_actual,
     check_reservation,
     check_ttl,
+    is_id,
 )
-from llm_authmw.stores.rows import is_text
 from llm_authmw.stores.sqlite.books import Books
 from llm_authmw.stores.sqlite.database import Database
 from llm_authmw.stores.sqlite.ledger_rows import drop_counters, extend_reservations
@@ -67,21 +67,19 @@ class SQLiteLedger:
     async def reserve(self, reservation_id: str, claims: Sequence[Claim], *, ttl: int) -> Reservation:
         """See `Ledger`."""
         check_reservation(reservation_id, claims, ttl)
-        if not is_text(reservation_id):
-            raise InvalidValueError("a reservation's id is text that can be stored")
         return cast("Reservation", await self._writer.ask(_Reserve(reservation_id, tuple(claims), ttl)))
 
     async def settle(self, reservation_id: str, actual: Mapping[Measure, int]) -> Settlement | None:
         """See `Ledger`."""
         check_actual(actual)
-        if not is_text(reservation_id):
+        if not is_id(reservation_id):
             return None
         return cast("Settlement | None", await self._writer.ask(_Settle(reservation_id, dict(actual))))
 
     async def extend(self, reservation_ids: Collection[str], *, ttl: int) -> frozenset[str]:
         """See `Ledger`."""
         check_ttl(ttl)
-        ids = tuple([reservation_id for reservation_id in reservation_ids if is_text(reservation_id)])
+        ids = tuple([reservation_id for reservation_id in reservation_ids if is_id(reservation_id)])
         return cast("frozenset[str]", await self._writer.ask(_Extend(ids, ttl))) if ids else frozenset()
 
     async def balance(self, buckets: Sequence[Bucket]) -> tuple[Balance, ...]:

@@ -8,7 +8,7 @@ import functools
 import itertools
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import msgspec
 
@@ -84,6 +84,16 @@ class ReservationRow(msgspec.Struct, array_like=True, gc=False):
     claims: str
     answer: str
     settlement: str | None = None
+
+    @classmethod
+    def made_void(cls, reservation_id: str, now: int) -> Self:
+        """Return what is kept of one that was settled before it was made."""
+        return cls(id=reservation_id, at=now, expires_at=now, settled_at=now, leased=False, claims="[]", answer="[]")
+
+    @property
+    def void(self) -> bool:
+        """Whether it was settled before it was made."""
+        return self.settled_at is not None and self.settlement is None
 
     def reservation(self) -> Reservation:
         """Return what was answered when it was made."""

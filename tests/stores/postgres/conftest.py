@@ -48,7 +48,7 @@ def waiting_for_locks(other: "asyncpg.Connection[asyncpg.Record]") -> Callable[[
     """Wait until so many connections wait for a lock."""
 
     async def wait(number: int) -> None:
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while number != await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
                 pass
 
@@ -61,8 +61,9 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-async def ledgers(postgres_url: str, anyio_backend: Any) -> AsyncIterator[list[PostgresLedger]]:
-    """Three that know nothing of each other, as in three processes."""
+async def ledgers(postgres_url: str, anyio_backend: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[PostgresLedger]]:
+    """Three that know nothing of each other, as in three processes. Hundreds may ask at once, and the machine may be slow."""
+    monkeypatch.setattr("llm_authmw.stores.postgres.database.WAIT", 120.0)
     databases = [Database(postgres_url) for _ in range(3)]
     yield [PostgresLedger(database) for database in databases]
     for database in databases:

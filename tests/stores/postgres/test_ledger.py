@@ -8,8 +8,9 @@ import anyio
 import msgspec
 import pytest
 
+from llm_authmw.errors import StoreError
 from llm_authmw.ledger.buckets import MAX_BUCKET_NAME, SECOND, Bucket, Claim
-from llm_authmw.ledger.contract import MAX_CLAIMS, Balance, Reservation
+from llm_authmw.ledger.contract import MAX_CLAIMS, Balance, Reservation, Settlement
 from llm_authmw.stores.postgres.ledger import PostgresLedger
 from llm_authmw.stores.postgres.pool import Connection
 from llm_authmw.testing import ManualClock
@@ -115,6 +116,43 @@ async def test_a_lease_that_was_freed_while_its_extension_waited_is_not_extended
         await other.execute("COMMIT")
     assert [frozenset[str]()] == extended
     assert [1] == await used(ledgers[0], lease())
+
+
+async def test_whoever_settles_while_the_reservation_is_being_made_waits_for_it(
+    ledgers: list[PostgresLedger], other: Connection, waiting_for_locks: Callable[[int], Any]
+) -> None:
+    assert [0] == await used(ledgers[0], lifetime())
+    await other.execute("BEGIN")
+    await other.fetchval("SELECT authmw_ledger_reserve('r', $1, $2)", as_json(*claims_on(lifetime())), MINUTE)
+    settled: list[Settlement | None] = []
+
+    async def settle() -> None:
+        settled.append(await ledgers[0].settle("r", {"tokens": 0}))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(settle)
+        await waiting_for_locks(1)
+        await other.execute("COMMIT")
+    assert [0] == [balance.used for settlement in settled if settlement is not None for balance in settlement.balances]
+    assert [0] == await used(ledgers[0], lifetime())
+
+
+async def test_a_reservation_that_is_settled_while_it_waits_for_a_bucket_is_void(
+    ledgers: list[PostgresLedger], other: Connection, waiting_for_locks: Callable[[int], Any]
+) -> None:
+    await ledgers[0].reserve("first", claims_on(lifetime()), ttl=MINUTE)
+    await other.execute("BEGIN; SELECT FROM authmw_ledger_counters FOR UPDATE")
+
+    async def reserve() -> None:
+        with pytest.raises(StoreError, match="booked nothing"):
+            await ledgers[0].reserve("r", claims_on(lifetime()), ttl=MINUTE)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(reserve)
+        await waiting_for_locks(1)
+        assert await ledgers[1].settle("r", {"tokens": 0}) is None
+        await other.execute("COMMIT")
+    assert [1] == await used(ledgers[0], lifetime())
 
 
 async def test_nobody_waits_for_a_lease_that_is_over_and_that_another_one_holds(

@@ -134,7 +134,7 @@ def test_keys_of_the_command_line_open_doors_and_its_password_is_not_printed(
     assert [] == list(tmp_path.iterdir())
 
     async def verify() -> None:
-        async with open_store(postgres_url) as store:
+        async with open_store(postgres_url, deadline=30.0) as store:
             known = await store.keys.verifier.verify(ran[1].stdout.strip().encode())
             assert store.keys.verifier.judge(known) is None
 

@@ -55,9 +55,9 @@ async def test_who_may_only_read_reads_and_is_told_so_where_he_writes(
 
 async def test_keys_are_verified_where_their_use_cannot_be_noted(postgres_url: str, reader_url: str) -> None:
     clock = ManualClock()
-    async with open_store(postgres_url, clock=clock) as writer:
+    async with open_store(postgres_url, deadline=30.0, clock=clock) as writer:
         created = await writer.keys.create()
-    store = open_store(reader_url, clock=clock)
+    store = open_store(reader_url, deadline=30.0, clock=clock)
     layer = KeyAuthMiddleware(Witness(), keys=store.keys)
     assert 200 == (await request(layer, "GET /v1/models", headers=[(b"x-api-key", str(created.key).encode())])).status
     with pytest.raises(StoreReadOnlyError):

@@ -23,9 +23,9 @@ pytestmark = pytest.mark.anyio
 
 MakeKey = Callable[..., StoredKey]
 
-DEADLINE = 0.2
-IN_TIME = DEADLINE + 1.0
-"""Seconds: the deadline, and what a busy machine may need to notice."""
+DEADLINE = 2.0
+IN_TIME = database.CONNECT_WAIT
+"""Seconds that connecting may take by itself, which is the next bound: whoever has his answer earlier has it by the deadline."""
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ async def test_a_server_that_stands_still_is_503_within_the_deadline_and_200_whe
 ) -> None:
     assert 200 == (await ask()).status
     async with postgres_server.frozen():
-        for _ in range(3):
+        for _ in range(2):
             began = time.monotonic()
             assert 503 == (await ask()).status
             assert time.monotonic() - began < IN_TIME
@@ -98,7 +98,7 @@ async def test_a_store_that_was_never_reached_answers_in_time_and_works_once_the
         began = time.monotonic()
         assert 503 == (await request(layer, "GET /v1/models", headers=headers)).status
         assert time.monotonic() - began < IN_TIME
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while (answer := (await request(layer, "GET /v1/models", headers=headers)).status) == 503:
             pass
     assert 401 == answer

@@ -75,12 +75,16 @@ async def test_a_bucket_that_stands_at_nothing_leaves_nothing(ledger: RedisLedge
     assert ["{llm-authmw}:reservation:r"] == list(server.scan_iter())
 
 
-async def test_what_is_refused_or_unknown_or_looked_at_leaves_nothing(ledger: RedisLedger, bucket: MakeBucket, server: Any) -> None:
+async def test_what_is_refused_or_looked_at_leaves_nothing(ledger: RedisLedger, bucket: MakeBucket, server: Any) -> None:
     assert not (await ledger.reserve("r", [Claim(bucket(), 1), Claim(kinds(bucket)[1], 101)], ttl=MINUTE)).granted
-    await ledger.settle("r", {})
     await ledger.extend(["r"], ttl=MINUTE)
     await ledger.balance([bucket()])
     assert [] == list(server.scan_iter())
+
+
+async def test_what_is_void_is_forgotten_after_a_day(ledger: RedisLedger, server: Any) -> None:
+    assert await ledger.settle("r", {}) is None
+    assert 86_400 <= server.ttl("{llm-authmw}:reservation:r") <= 86_400 + 60
 
 
 async def test_no_two_buckets_share_a_key(ledger: RedisLedger, bucket: MakeBucket) -> None:

@@ -108,7 +108,7 @@ async def test_counters_that_may_be_lost_begin_anew_when_the_server_lost_them(
     assert await ledger.settle("r", {}) is None
     assert frozenset() == await ledger.extend(["r"], ttl=MINUTE)
     assert [0, 0, 0] == await used(ledger, claims)
-    assert (await ledger.reserve("r", claims, ttl=MINUTE)).granted
+    assert (await ledger.reserve("s", claims, ttl=MINUTE)).granted
 
 
 async def test_a_frozen_server_keeps_nobody_for_longer_than_the_deadline(

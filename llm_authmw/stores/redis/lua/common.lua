@@ -89,7 +89,7 @@ local function taken(key)
 end
 
 local function member(reservation, place)
-  return place == 1 and reservation or reservation .. ' ' .. place
+  return place == 1 and reservation or reservation .. '\t' .. place -- which no id holds
 end
 
 -- Where a window bucket is counted, and the end of its window; nothing where the time is in none of its windows.

@@ -1,11 +1,15 @@
 -- Replace the estimate by the truth. KEYS: the reservation. Asked: actual, by measure.
 
 local reservation, actual = KEYS[1], asked.actual
-local record = remembered(call('GET', reservation))
+local record, settlement = remembered(call('GET', reservation)), nil
 if not record then
-  return answer(failure('unknown'))
+  -- Whoever makes it later is answered that it is void.
+  settlement = failure('unknown')
+  remember(reservation, { now, now, failure('void'), false, settlement }, now)
+  return answer(settlement, true)
 end
-local expires, at, granted, booked, settlement = unpack(record, 1, 5)
+local expires, at, granted, booked
+expires, at, granted, booked, settlement = unpack(record, 1, 5)
 if settlement then
   return answer(settlement)
 end

@@ -33,6 +33,7 @@ from llm_authmw.errors import (
     StoreUnavailableError,
 )
 from llm_authmw.explained import Explained, explain
+from llm_authmw.increases import with_increase, with_reset, without_increase
 from llm_authmw.inventory import Inventory, route_inventory
 from llm_authmw.keys.records import CreatedKey, KeyRecord
 from llm_authmw.keys.service import KeyService
@@ -42,6 +43,7 @@ from llm_authmw.lens import RequestLens
 from llm_authmw.limits.alerts import BudgetAlert
 from llm_authmw.limits.budget import BudgetMiddleware
 from llm_authmw.limits.rate import RateLimitMiddleware
+from llm_authmw.limits.standing import Standing, standings
 from llm_authmw.llm.genai_price_book import GenaiPriceBook
 from llm_authmw.llm.operation import Operation
 from llm_authmw.llm.price_book import PriceBook, PriceBooks, StaticPriceBook
@@ -131,6 +133,7 @@ __all__ = [
     "Secret",
     "SharedSecret",
     "Stack",
+    "Standing",
     "StaticKey",
     "StaticKeys",
     "StaticPriceBook",
@@ -153,4 +156,8 @@ __all__ = [
     "register_resolver",
     "route_inventory",
     "shadow_counts",
+    "standings",
+    "with_increase",
+    "with_reset",
+    "without_increase",
 ]

@@ -63,6 +63,7 @@ class RequestContext(msgspec.Struct, eq=False):
         exchange: What passes between the client and the app, watched by the layers that count it; theirs alone.
         usage: What the answer used, once it is over; None where nothing metered it.
         charge: What that cost, once it is over; None where nothing priced it.
+        store_waited: Seconds that the request has waited for answers about limits and budgets: all of them share one deadline.
     """
 
     proxies: TrustedProxies | None = None
@@ -76,6 +77,7 @@ class RequestContext(msgspec.Struct, eq=False):
     exchange: Any = None
     usage: Usage | None = None
     charge: Charge | None = None
+    store_waited: float = 0.0
     _request_id: str | None = None
     _address: Address | None = None
     _address_known: bool = False

@@ -26,6 +26,7 @@ CORE = {"anyio", "cryptography", "httpx", "joserfc", "msgspec", "starlette"}
 
 # What comes with an extra, or is there only because tests or users brought it.
 OPTIONAL = (
+    "asyncpg",
     "click",
     "fastapi",
     "granian",
@@ -34,6 +35,7 @@ OPTIONAL = (
     "openai",
     "opentelemetry",
     "pydantic",
+    "redis",
     "rich",
     "trio",
     "uvicorn",
@@ -120,8 +122,11 @@ def test_the_extra_called_all_has_every_other_one(metadata: email.message.Messag
     assert Requirement(everything).extras == EXTRAS.keys() - {"all"}
 
 
+_SUFFIXES = {".py", ".sql", ".lua"}
+
+
 def test_the_wheel_holds_every_module_and_the_type_marker_and_nothing_else(wheel: zipfile.Path) -> None:
-    package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "llm_authmw").rglob("*.py")}
+    package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "llm_authmw").rglob("*.*") if path.suffix in _SUFFIXES}
     information = f"llm_authmw-{llm_authmw.__version__}.dist-info/"
     beside = {information + name for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")}
     assert package | beside | {"llm_authmw/py.typed"} == _files(wheel)

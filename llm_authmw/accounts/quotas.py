@@ -72,13 +72,17 @@ class AccountQuotas:
             return None
         return self._found.peek(_belonging(principal))
 
-    async def load(self, principal: Principal) -> tuple[AccountRecord, ...]:
+    async def load(self, principal: Principal, *, waited: float = 0.0) -> tuple[AccountRecord, ...]:
         """Return those of the principal's user, team and organisation that have an account.
+
+        Args:
+            principal: The caller.
+            waited: Seconds for which the request has waited for the store before: the deadline is for all of its questions.
 
         Raises:
             StoreError: the store cannot be read, or did not answer within the deadline.
         """
-        with anyio.move_on_after(self._deadline):
+        with anyio.move_on_after(self._deadline - waited):
             await self._follower.refresh()
             return await self._found.get(_belonging(principal), lambda _: self._load(principal))
         raise StoreUnavailableError("the store did not answer in time")

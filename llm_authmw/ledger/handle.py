@@ -92,8 +92,12 @@ class LedgerHandle:
         """Whether the store is left alone but for a probe now and then."""
         return self._breaker.open
 
-    async def reserve(self, claims: Sequence[Claim]) -> Hold | Reservation:
+    async def reserve(self, claims: Sequence[Claim], *, waited: float = 0.0) -> Hold | Reservation:
         """Book all claims or none.
+
+        Args:
+            claims: What is wanted.
+            waited: Seconds for which the request has waited for the store before: the deadline is for all of its questions.
 
         Returns:
             What is to be settled once the request is over, or the answer that refuses it.
@@ -105,11 +109,12 @@ class LedgerHandle:
         """
         if self._journal.entries:
             self._journal.wake()
+        self._check_patience(waited)
         turn = self._breaker.enter()
         reservation_id = secrets.token_hex(16)
         claims = tuple(claims)
         try:
-            reservation = await self._ask(turn, partial(self._ledger.reserve, reservation_id, claims, ttl=self._ttl))
+            reservation = await self._ask(turn, partial(self._ledger.reserve, reservation_id, claims, ttl=self._ttl), waited=waited)
         except InvalidValueError:
             raise
         except BaseException:
@@ -152,19 +157,28 @@ class LedgerHandle:
             self._journal.note_forgotten(hold.id)
         return hold.settlement
 
-    async def balance(self, buckets: Sequence[Bucket]) -> tuple[Balance, ...]:
+    async def balance(self, buckets: Sequence[Bucket], *, waited: float = 0.0) -> tuple[Balance, ...]:
         """Return what the buckets stand at now, in their order.
+
+        Args:
+            buckets: The buckets.
+            waited: As for `reserve`.
 
         Raises:
             StoreError: the store did not answer within the deadline, or has failed too often to be asked.
         """
-        return await self._ask(self._breaker.enter(), partial(self._ledger.balance, buckets))
+        self._check_patience(waited)
+        return await self._ask(self._breaker.enter(), partial(self._ledger.balance, buckets), waited=waited)
 
     async def aclose(self) -> None:
         """Settle what is left, within 2 seconds, and log what could not be. The handle may be used again."""
         await self._renewer.aclose()
         self._breaker.allow_probe()
         await self._journal.aclose()
+
+    def _check_patience(self, waited: float) -> None:
+        if self._deadline is not None and waited >= self._deadline:
+            raise StoreUnavailableError("the request has waited for the store as long as it may")
 
     async def _settle(self, reservation_id: str, actual: Mapping[Measure, int]) -> Settlement | None:
         return await self._ask(self._breaker.enter(), partial(self._settle_or_keep, reservation_id, actual), shield=True)
@@ -179,22 +193,32 @@ class LedgerHandle:
     async def _extend(self, reservation_ids: Collection[str]) -> frozenset[str]:
         return await self._ask(self._breaker.enter(), partial(self._ledger.extend, reservation_ids, ttl=self._ttl))
 
-    async def _ask(self, turn: int, call: Callable[[], Awaitable[T]], *, shield: bool = False) -> T:
+    async def _ask(self, turn: int, call: Callable[[], Awaitable[T]], *, waited: float = 0.0, shield: bool = False) -> T:
         """Put one question to the store, and tell the breaker what came of it."""
         try:
-            answer = await (call() if self._deadline is None else _within(self._deadline, call, shield=shield))
+            answer = await (call() if self._deadline is None else _within(self._deadline - waited, call, shield=shield))
         except InvalidValueError:
             self._breaker.succeeded(turn)
             raise
-        except StoreError:
-            self._breaker.failed(turn)
+        except StoreError as error:
+            self._failed(turn, error)
             raise
         except Exception as error:
-            self._breaker.failed(turn)
+            self._failed(turn, error)
             logger.exception("a ledger failed with what is no StoreError")
             raise StoreError("the ledger failed in a way that it does not know itself") from error
+        was_open = self._breaker.open
         self._breaker.succeeded(turn)
+        if was_open and not self._breaker.open:
+            logger.warning("the ledger answers again")
         return answer
+
+    def _failed(self, turn: int, error: Exception) -> None:
+        was_open = self._breaker.open
+        self._breaker.failed(turn)
+        if self._breaker.open and not was_open:
+            # Once, however many requests are denied meanwhile.
+            logger.warning("the ledger has failed several times in a row, and is left alone but for a call now and then: %s", error)
 
 
 async def _within(seconds: float, call: Callable[[], Awaitable[T]], *, shield: bool) -> T:

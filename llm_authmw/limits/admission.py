@@ -7,7 +7,7 @@ import anyio.to_thread
 import msgspec
 
 from llm_authmw.accounts.records import AccountRecord
-from llm_authmw.asgi import Receive, Scope
+from llm_authmw.asgi import ASGIApp, Receive, Scope
 from llm_authmw.call import UNLISTED, LLMCall
 from llm_authmw.context import RequestContext, logger
 from llm_authmw.dates import rfc3339
@@ -19,12 +19,16 @@ from llm_authmw.ledger.service import LedgerService
 from llm_authmw.lens import Replay, RequestLens
 from llm_authmw.limits.alerts import Alerts
 from llm_authmw.limits.counted import EVERYWHERE
-from llm_authmw.limits.metered import comes_later, kind_of
-from llm_authmw.limits.plan import Asked, Counted, Plan
+from llm_authmw.limits.exchange import Exchange
+from llm_authmw.limits.frames import LimitedSocket
+from llm_authmw.limits.metered import comes_later, is_free, kind_of
+from llm_authmw.limits.plan import Asked, Counted, Holder, Plan
 from llm_authmw.limits.pricing import Estimate, Pricing
 from llm_authmw.limits.rewriting import Rewriter, Written
+from llm_authmw.limits.waiting import asked_for
 from llm_authmw.llm.extent import Extent, extent_of
 from llm_authmw.llm.operation import Found
+from llm_authmw.overrides import remove_overrides
 from llm_authmw.patterns import canonical_route
 from llm_authmw.quota import NANO_USD
 
@@ -69,6 +73,7 @@ class Admission:
         scope: The connection.
         receive: Where the request comes from.
         context: The request's.
+        exchange: What passes, and what layers further out hold for it.
 
     Attributes:
         scope: The connection, as the app is to see it.
@@ -82,11 +87,28 @@ class Admission:
         mark: What the record is to say beside that it was allowed.
     """
 
-    __slots__ = ("_basis", "_context", "adds_usage", "counted", "estimate", "extent", "gone", "hold", "mark", "receive", "scope")
+    __slots__ = (
+        "_asked",
+        "_basis",
+        "_context",
+        "_exchange",
+        "_found",
+        "_holder",
+        "adds_usage",
+        "counted",
+        "estimate",
+        "extent",
+        "gone",
+        "hold",
+        "mark",
+        "receive",
+        "scope",
+    )
 
-    def __init__(self, basis: Basis, scope: Scope, receive: Receive, context: RequestContext) -> None:
+    def __init__(self, basis: Basis, scope: Scope, receive: Receive, context: RequestContext, exchange: Exchange) -> None:
         self._basis: Final = basis
         self._context: Final = context
+        self._exchange: Final = exchange
         self.scope: Scope = scope
         self.receive: Receive = receive
         self.estimate: Estimate | None = None
@@ -96,6 +118,16 @@ class Admission:
         self.adds_usage: bool = False
         self.gone: bool = False
         self.mark: str | None = None
+        self._holder: Holder | None = None
+        self._found: Found | None = None
+        self._asked: Asked | None = None
+
+    def guarded(self, app: ASGIApp) -> ASGIApp:
+        """Return the app as the request may meet it: a socket is held to what its handshake asked for, where a budget counts by that."""
+        holder, asked = self._holder, self._asked
+        if self.scope["type"] != "websocket" or holder is None or asked is None or not holder.needs_call:
+            return app
+        return LimitedSocket(app, self._basis.layer, self._basis.lens, self._found, holder, asked, self._context)
 
     async def decide(self) -> None:
         """Find out what the request can cost, and reserve it.
@@ -113,25 +145,30 @@ class Admission:
             logger.error("%s could not decide: %s at %s:%s", self._basis.layer, type(error).__name__, place.filename, place.lineno)
             raise Denial("ledger_unavailable") from error
 
-    async def claim(self, amount: int) -> Hold | Reservation:
+    async def claim(self, amount: int, *, waited: float = 0.0) -> Hold | Reservation:
         """Reserve an amount in all budgets of the request.
+
+        Args:
+            amount: Nano-dollars.
+            waited: Seconds for which the request has waited for the store before.
 
         Raises:
             StoreError: the ledger does not answer.
         """
-        return await self._basis.ledger.money.reserve([Claim(one.bucket, amount) for one in self.counted])
+        return await self._basis.ledger.money.reserve([Claim(one.bucket, amount) for one in self.counted], waited=waited)
 
     async def _decide(self) -> None:
         basis, scope = self._basis, self.scope
         route = canonical_route(scope)
         if route is None:
             raise Denial("ambiguous_path")
+        remove_overrides(scope)
         found = basis.lens.find(*route)
         kind = kind_of(scope, *route, found)
-        if kind == "free":
-            return
         operation = UNLISTED if found is None else found.operation.name
         flat = basis.pricing.flat(operation)
+        if is_free(kind, found, flat=flat is not None):
+            return
         if kind == "unmetered" and flat is None:
             raise Denial("operation_unmetered", rule=operation)
         call, body = await self._read(found)
@@ -153,12 +190,13 @@ class Admission:
             if accounts is None:
                 return
         tier = self._context.tier if principal.tier is None else principal.tier
-        holder = basis.plan.holder(principal, tier, accounts)
-        address = self._context.client_address(scope) if holder.needs_address else None
-        self.counted = holder.counted(Asked(principal, tier, call, *route, operation, address))
-        if self._context.exchange is not None and self.counted:
+        self._found, self._holder = found, basis.plan.holder(principal, tier, accounts)
+        address = self._context.client_address(scope) if self._holder.needs_address else None
+        self._asked = Asked(principal, tier, call, *route, operation, address)
+        self.counted = self._holder.counted(self._asked)
+        if self.counted:
             # What a layer further out has counted in a bucket is not counted there once more.
-            held = self._context.exchange.buckets(basis.ledger.money)
+            held = self._exchange.buckets(basis.ledger.money)
             if not held.isdisjoint([one.bucket.ref for one in self.counted]):
                 self.counted = tuple(one for one in self.counted if one.bucket.ref not in held)
         if self.extent is not None and found is not None and basis.rewriter.writes:
@@ -182,7 +220,8 @@ class Admission:
     async def _accounts(self) -> tuple[AccountRecord, ...] | None:
         """Ask for the caller's accounts; None where nobody answers, and the request is let in all the same."""
         try:
-            return await self._basis.ledger.accounts.load(self._context.principal)
+            ledger, context = self._basis.ledger, self._context
+            return await asked_for(context, ledger.clock, lambda waited: ledger.accounts.load(context.principal, waited=waited))
         except StoreError as error:
             self._open_or_deny(error)
             return None
@@ -192,7 +231,8 @@ class Admission:
         left: int | None = None
         if rewriter.clamps and self.counted and estimate.ceiling:
             try:
-                balances = await self._basis.ledger.money.balance([one.bucket for one in self.counted])
+                money, buckets = self._basis.ledger.money, [one.bucket for one in self.counted]
+                balances = await asked_for(self._context, self._basis.ledger.clock, lambda waited: money.balance(buckets, waited=waited))
             except StoreError as error:
                 self._open_or_deny(error)
             else:
@@ -209,7 +249,7 @@ class Admission:
 
     async def _reserve(self, amount: int) -> None:
         try:
-            answer = await self.claim(amount)
+            answer = await asked_for(self._context, self._basis.ledger.clock, lambda waited: self.claim(amount, waited=waited))
         except StoreError as error:
             self._open_or_deny(error)
             return
@@ -229,7 +269,8 @@ class Admission:
         raise _denial("insufficient_quota", max(refused, key=_end), amount)
 
     def _open_or_deny(self, error: StoreError) -> None:
-        logger.warning("%s: the ledger does not answer: %s", self._basis.layer, error)
+        # As every denial; what is to wake somebody up, the ledger's handle says once.
+        logger.info("request %s: the ledger is unavailable: %s", self._context.request_id, error)
         if self._basis.closed:
             raise Denial("ledger_unavailable") from error
         self.mark = "ledger_unavailable"

@@ -61,7 +61,7 @@ class Alerts:
         self._handle: Final = handle
         self._tell: Final = None if on_alert is None else Callback("on_alert", on_alert)
         self._background: Final = Background()
-        self._known: Final[set[tuple[str, str, int | None, int]]] = set()
+        self._known: Final[set[tuple[str, str, int | None, str]]] = set()
 
     def look(self, counted: Sequence[Counted], balances: Sequence[Balance]) -> None:
         """Look whether a threshold is reached. It takes no time."""
@@ -70,11 +70,14 @@ class Alerts:
             if balance.used * 100 >= (soft[0] if soft else _USED_UP) * balance.limit:
                 for percent in (*soft, _USED_UP):
                     if balance.used * 100 >= percent * balance.limit:
-                        self._reached(one, balance, percent)
+                        self._reached(one, balance, percent, f"{percent}%")
 
     def refused(self, one: Counted, balance: Balance) -> None:
-        """Take a budget that has refused a request."""
-        self._reached(one, balance, _USED_UP)
+        """Take a budget that has refused a request.
+
+        It need not be used up, since a caller may ask for as much as he likes: that is told of beside this, once it is.
+        """
+        self._reached(one, balance, _USED_UP, "refused")
 
     async def start(self) -> None:
         """There is nothing to open."""
@@ -83,9 +86,9 @@ class Alerts:
         """End what is being told."""
         await self._background.aclose()
 
-    def _reached(self, one: Counted, balance: Balance, percent: int) -> None:
+    def _reached(self, one: Counted, balance: Balance, percent: int, what: str) -> None:
         bucket = one.bucket
-        key = (bucket.tenant, bucket.name, balance.ends_at, percent)
+        key = (bucket.tenant, bucket.name, balance.ends_at, what)
         if key in self._known:
             return
         if len(self._known) >= _REMEMBERED:
@@ -94,7 +97,7 @@ class Alerts:
 
         async def announce() -> None:
             try:
-                first = await self._is_first(bucket, percent)
+                first = await self._is_first(bucket, what)
             except StoreError:
                 # Whoever comes upon it next tries again.
                 self._known.discard(key)
@@ -104,10 +107,10 @@ class Alerts:
 
         self._background.start(announce)
 
-    async def _is_first(self, bucket: Bucket, percent: int) -> bool:
+    async def _is_first(self, bucket: Bucket, what: str) -> bool:
         mark = Bucket(
             tenant=bucket.tenant,
-            name=f"{bucket.name[:_LONGEST]} / alert {percent}%",
+            name=f"{bucket.name[:_LONGEST]} / alert {what}",
             kind=bucket.kind,
             measure="requests",
             limit=1,

@@ -16,6 +16,7 @@ from llm_authmw.ledger.service import LedgerService
 from llm_authmw.lens import DEFAULT_LENS, RequestLens
 from llm_authmw.limits.admission import Admission, Basis
 from llm_authmw.limits.alerts import Alerts, BudgetAlert
+from llm_authmw.limits.codings import PLAIN, with_codings
 from llm_authmw.limits.exchange import Exchange
 from llm_authmw.limits.metering import run
 from llm_authmw.limits.outcome import CLIENT_GONE, ClientGone
@@ -132,10 +133,24 @@ class BudgetMiddleware:
         unknown = pricing.flat_operations - {operation.name for operation in lens.operations} - {UNLISTED}
         if unknown:
             raise ConfigurationError("flat", f"names {min(unknown)!r}, which is in no table of operations")
+        costly = {operation.name for operation in lens.operations if operation.body != "none" or operation.needs_model}
+        ignored = pricing.flat_operations - costly - {UNLISTED}
+        if ignored:
+            raise ConfigurationError("flat", f"names {min(ignored)!r}, which runs nothing, so that its price would be ignored")
         self._check_what_stands_inside()
 
     def __repr__(self) -> str:
         return f"BudgetMiddleware({self._basis.plan!r})"
+
+    @property
+    def plan(self) -> Plan:
+        """Which budgets a request falls under."""
+        return self._basis.plan
+
+    @property
+    def pricing(self) -> Pricing:
+        """What a request costs."""
+        return self._basis.pricing
 
     @property
     def resources(self) -> tuple[Resource, ...]:
@@ -149,8 +164,8 @@ class BudgetMiddleware:
             await self.app(scope, receive, send)
             return
         context = RequestContext.of(scope)
-        exchange = Exchange.of(context)
-        admission = Admission(self._basis, scope, receive, context)
+        exchange = Exchange.of(context, self)
+        admission = Admission(self._basis, scope, receive, context, exchange)
         try:
             await admission.decide()
         except Denial as denial:
@@ -174,6 +189,8 @@ class BudgetMiddleware:
             return
         spending = Spending(self._basis.pricing, admission.estimate, self._client_gone)
         editor = self._editor(send, scope, exchange, admission, spending) if self._edits and scope["type"] == "http" else None
+        if editor is not None:
+            admission.scope = with_codings(admission.scope, PLAIN)
 
         def settled(settlement: Settlement | None) -> None:
             if settlement is not None:
@@ -187,7 +204,7 @@ class BudgetMiddleware:
             exchange.add(self.ledger.money, admission.hold, spending.actual, settled)
         if self._client_gone == "drain":
             exchange.drain = DRAIN
-        await run(exchange, self.app, admission.scope, admission.receive, send if editor is None else editor.send)
+        await run(exchange, admission.guarded(self.app), admission.scope, admission.receive, send if editor is None else editor.send)
 
     def _editor(self, send: Send, scope: Scope, exchange: Exchange, admission: Admission, spending: Spending) -> Editor:
         return Editor(
@@ -211,6 +228,14 @@ class BudgetMiddleware:
                     f"{type(layer).__name__} stands inside, so nobody is known yet, or what is denied would be reserved: "
                     f"put {self.name} further in, behind it",
                 )
+            if isinstance(layer, BudgetMiddleware) and layer.ledger.money is self.ledger.money:
+                contradiction = self.plan.other_than(layer.plan)
+                if contradiction is not None:
+                    here, there = contradiction
+                    raise ConfigurationError(
+                        "limits",
+                        f"has '{here.quota}' by {here.scope.text!r}, and a layer further in '{there.quota}', which would be ignored",
+                    )
             if isinstance(layer, CORSMiddleware | ProtectedResourceMiddleware):
                 raise ConfigurationError(
                     self.name, f"{type(layer).__name__} stands inside, where nobody without money gets to: put it further out"

@@ -75,6 +75,8 @@ class Exchange:
         "_facts",
         "_frames",
         "_holds",
+        "_layers",
+        "_settled",
         "closing",
         "context",
         "cut",
@@ -107,14 +109,32 @@ class Exchange:
         self._facts: Facts | None = None
         self._frames: Usage | None = None
         self._holds: Final[list[_Held]] = []
+        self._layers: Final[list[object]] = []
+        self._settled = False
 
     @classmethod
-    def of(cls, context: RequestContext) -> "Exchange":
-        """Find the request's exchange, or open it."""
+    def found(cls, context: RequestContext, layer: object = None) -> "Exchange | None":
+        """Find the request's exchange, as far as a layer counts in it.
+
+        A layer that counts in it already, or comes when all in it is settled, was asked twice: by something further out that tries again
+        or hedges, or by an app that asks itself. That is another execution, with holds and an answer of its own.
+        """
         exchange: Exchange | None = context.exchange
+        return None if exchange is None or (layer is not None and exchange.is_closed_to(layer)) else exchange
+
+    @classmethod
+    def of(cls, context: RequestContext, layer: object = None) -> "Exchange":
+        """Find the request's exchange as `found` does, or open it. A layer that is given counts in it from now on."""
+        exchange = cls.found(context, layer)
         if exchange is None:
             exchange = context.exchange = cls(context)
+        if layer is not None:
+            exchange._layers.append(layer)
         return exchange
+
+    def is_closed_to(self, layer: object) -> bool:
+        """Say whether a layer counts in it already, or too late."""
+        return self._settled or any(one is layer for one in self._layers)
 
     @property
     def facts(self) -> Facts:
@@ -122,6 +142,10 @@ class Exchange:
         if self._facts is not None:
             return self._facts
         meter = self.meter
+        usage = self._frames if meter is None else meter.usage
+        if meter is not None and usage is not None and self.flowing and meter.hides and not (usage.complete or usage.input or usage.output):
+            # Nothing seen is not nothing used, where nothing can be seen.
+            usage = None
         return Facts(
             status=self.status,
             flowing=self.flowing,
@@ -130,7 +154,7 @@ class Exchange:
             raised=self.raised,
             failed=meter is not None and meter.failed,
             seen=0 if meter is None else meter.output_seen,
-            usage=self._frames if meter is None else meter.usage,
+            usage=usage,
         )
 
     def add(self, handle: LedgerHandle, hold: Hold, actual: Actual, settled: Settled | None = None) -> None:
@@ -155,6 +179,7 @@ class Exchange:
 
     async def release(self) -> None:
         """Settle all holds as released: a layer does this before it sends its denial, since the app will not run."""
+        self._settled = True
         while self._holds:
             held = self._holds.pop()
             try:
@@ -191,6 +216,9 @@ class Exchange:
 
     def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Take the beginning of an answer."""
+        if self.status is not None:
+            # An answer begins once, and no server sends another beginning.
+            return
         self.status = status
         call = self.context.call
         if call is not None and call.needs_model:
@@ -222,6 +250,19 @@ class Exchange:
             except InvalidValueError:
                 logger.warning("the counts of request %s are beyond all sense", self.context.request_id)
 
+    def _close_meter(self) -> None:
+        """Tell the meter that no more will come."""
+        if self.meter is not None:
+            try:
+                # What was handed over to the end was the whole answer, though its client may not have taken it.
+                if self.ended or self.closing:
+                    self.meter.end()
+                else:
+                    self.meter.break_off()
+            except Exception:
+                logger.exception("the answer to request %s could not be metered", self.context.request_id)
+                self.meter = None
+
     def _known(self) -> Facts:
         try:
             return self.facts
@@ -230,17 +271,17 @@ class Exchange:
             self.meter = None
             return self.facts
 
+    def pass_unseen(self) -> None:
+        """Take a part of an answer of which no bytes pass here."""
+        self.flowing = True
+        self.meter = None
+
     async def end(self) -> None:
         """Take the end of an answer, and settle."""
         if self.ended:
             return
         self.ended = True
-        if self.meter is not None:
-            try:
-                self.meter.end()
-            except Exception:
-                logger.exception("the answer to request %s could not be metered", self.context.request_id)
-                self.meter = None
+        self._close_meter()
         if self.over is not None:
             self.over.set()
         # An error page may be the app's own, and then the error itself comes behind it.
@@ -249,7 +290,10 @@ class Exchange:
 
     async def finish(self) -> None:
         """Settle, and say what is known of the use to everybody."""
+        self._settled = True
         if self._holds:
+            if not self.ended:
+                self._close_meter()
             self._facts = facts = self._known()
             if facts.usage is not None:
                 self.context.usage = facts.usage

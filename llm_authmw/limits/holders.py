@@ -19,8 +19,14 @@ from llm_authmw.quota import Budget, Limit
 
 Missing: TypeAlias = Literal["deny", "skip"]
 
+_FEW: Final = 4
+"""Models of a request up to which its buckets are remembered: it may name a thousand, each of hundreds of letters."""
 MAX_REMEMBERED: Final = 64
 """Buckets of requests that are remembered of one caller beside those of all its requests: callers choose what they ask for."""
+
+
+_LONGEST: Final = 256
+"""Characters of a path up to which they are."""
 
 
 class Rule(msgspec.Struct, frozen=True, gc=False):
@@ -129,6 +135,8 @@ class Holder:
         known = self._remembered.get(key)
         if known is None:
             moving = self._counted(self._found(self._moving, asked), asked, len(self._fixed))
+            if (call is not None and len(call.models) > _FEW) or len(asked.path) > _LONGEST:
+                return self._fixed + moving
             self._room -= len(moving) + 1
             if self._room < 0:
                 self._remembered.clear()

@@ -21,6 +21,7 @@ from llm_authmw.limits.holders import make_room
 from llm_authmw.limits.plan import Asked, Counted, Holder, Plan
 from llm_authmw.limits.rate_headers import Headers, LimitHeaders, Style
 from llm_authmw.limits.tokens import TOKENS, Estimate, estimated
+from llm_authmw.limits.waiting import asked_for
 from llm_authmw.llm.operation import Found
 from llm_authmw.overrides import remove_overrides
 from llm_authmw.patterns import canonical_route
@@ -82,6 +83,7 @@ class Limiting:
         scope: The connection.
         receive: Where the request comes from.
         context: The request's.
+        outer: What layers further out hold for it; None where they hold nothing.
 
     Attributes:
         receive: Where the app receives the request from.
@@ -97,6 +99,7 @@ class Limiting:
         "_basis",
         "_context",
         "_estimate",
+        "_outer",
         "_scope",
         "_terms",
         "asked",
@@ -108,10 +111,11 @@ class Limiting:
         "store_failed",
     )
 
-    def __init__(self, basis: Basis, scope: Scope, receive: Receive, context: RequestContext) -> None:
+    def __init__(self, basis: Basis, scope: Scope, receive: Receive, context: RequestContext, outer: Exchange | None) -> None:
         self._basis: Final = basis
         self._scope: Final = scope
         self._context: Final = context
+        self._outer: Final = outer
         self._terms: Terms | None = None
         self._estimate: Estimate | None = None
         self.receive: Receive = receive
@@ -173,7 +177,7 @@ class Limiting:
         if not terms.counted:
             return None
         claims = terms.claims if self._estimate is None else tuple(self._estimate.claims(terms.counted))
-        answer = await basis.ledger.rates.reserve(claims)
+        answer = await asked_for(context, basis.ledger.clock, lambda waited: basis.ledger.rates.reserve(claims, waited=waited))
         if isinstance(answer, Hold):
             self.hold = answer
             return None
@@ -182,7 +186,8 @@ class Limiting:
     async def _accounts(self) -> Sequence[AccountRecord]:
         """Ask for the caller's accounts; none where nobody answers, and the request is let in all the same."""
         try:
-            return await self._basis.ledger.accounts.load(self._context.principal)
+            ledger, context = self._basis.ledger, self._context
+            return await asked_for(context, ledger.clock, lambda waited: ledger.accounts.load(context.principal, waited=waited))
         except StoreError:
             if self._basis.closed:
                 raise
@@ -210,10 +215,9 @@ class Limiting:
         return call
 
     def _terms_of(self, counted: tuple[Counted, ...]) -> Terms:
-        exchange: Exchange | None = self._context.exchange
-        if exchange is not None:
+        if self._outer is not None:
             # What a layer further out has counted in a bucket is not counted there once more.
-            held = exchange.buckets(self._basis.ledger.rates)
+            held = self._outer.buckets(self._basis.ledger.rates)
             if held and any(one.bucket.ref in held for one in counted):
                 return _terms(tuple(one for one in counted if one.bucket.ref not in held), tokens=self._estimate is not None)
         known = self._basis.terms
@@ -240,7 +244,8 @@ class Limiting:
 
     def _without_store(self, error: StoreError) -> Denial | None:
         if self._basis.closed:
-            logger.warning("request %s: the ledger is unavailable: %s", self._context.request_id, error)
+            # As every denial; what is to wake somebody up, the ledger's handle says once.
+            logger.info("request %s: the ledger is unavailable: %s", self._context.request_id, error)
             return Denial("ledger_unavailable")
         self.store_failed = True
         return None

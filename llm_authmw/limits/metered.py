@@ -1,11 +1,13 @@
 """Which requests cost money, and which of these can be measured as their answers pass."""
 
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
-import msgspec
+from msgspec import Raw
 
 from llm_authmw.asgi import Scope
 from llm_authmw.lens import brings_body
+from llm_authmw.llm.body_fields import MERGED
+from llm_authmw.llm.json_body import NULL, OBJECT, begins, members_of
 from llm_authmw.llm.operation import Found
 from llm_authmw.llm.resemblance import resembles_an_api
 
@@ -44,13 +46,8 @@ _LATER: Final = ("/async-invoke", ":asyncBatchEmbedContent")
 _WITHOUT_BODY: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 
 
-class _Deferred(msgspec.Struct):
-    """The member of a body that has the answer come later."""
-
-    background: Any = None
-
-
-_deferred: Final = msgspec.json.Decoder(_Deferred).decode
+_AT_ONCE: Final = (NULL, Raw(b"false"))
+_BACKGROUND: Final = "background"
 
 
 def kind_of(scope: Scope, method: str, path: str, found: Found | None) -> Kind:
@@ -63,7 +60,8 @@ def kind_of(scope: Scope, method: str, path: str, found: Found | None) -> Kind:
         found: Its operation.
     """
     if found is None:
-        if method != "WS" and not brings_body(scope):
+        # No header of HTTP/2 has to announce a body, so that any method but these may bring one.
+        if method in _WITHOUT_BODY and not brings_body(scope):
             return "free"
         # An app's own routes run no model, unless what they are sent says otherwise.
         return "unmetered" if resembles_an_api(path) else "unknown"
@@ -78,6 +76,21 @@ def kind_of(scope: Scope, method: str, path: str, found: Found | None) -> Kind:
     return "free" if operation.name in FREE else "unmetered"
 
 
+def is_free(kind: Kind, found: Found | None, *, flat: bool) -> bool:
+    """Say whether a request costs nothing: a flat price holds for what would, but for what only looks something up."""
+    return kind == "free" and (not flat or found is None or found.operation.body == "none")
+
+
 def comes_later(operation: str, body: bytes) -> bool:
     """Say whether a request asks for an answer that is fetched by another one."""
-    return operation == "responses" and b"background" in body and _deferred(body).background is not None
+    # A name may be written in escapes.
+    return operation == "responses" and (b"ackground" in body or b"\\u" in body) and _asks_for_later(body)
+
+
+def _asks_for_later(text: bytes) -> bool:
+    for name, value in members_of(text).items():
+        if name.casefold() == _BACKGROUND and value not in _AT_ONCE:
+            return True
+        if name in MERGED and begins(value) == OBJECT and _asks_for_later(bytes(value)):
+            return True
+    return False

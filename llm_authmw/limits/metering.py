@@ -5,6 +5,7 @@ from typing import Any, Final
 import anyio
 
 from llm_authmw.asgi import ASGIApp, Message, Receive, Scope, Send
+from llm_authmw.limits.codings import READABLE, with_codings
 from llm_authmw.limits.exchange import Exchange, raw_frame
 
 _WHOLE: Final = frozenset({"http.response.pathsend", "websocket.close"})
@@ -27,6 +28,8 @@ async def run(exchange: Exchange, app: ASGIApp, scope: Scope, receive: Receive, 
     """
     watch = _Watch(exchange, receive, send)
     exchange.begin(watch)
+    if scope["type"] == "http":
+        scope = with_codings(scope, READABLE)
     try:
         await app(scope, watch.receive, watch.send)
     except GeneratorExit:
@@ -114,7 +117,7 @@ class _Watch:
         elif kind in _WHOLE or (kind == "http.response.trailers" and not message.get("more_trailers")):
             await exchange.end()
         elif kind in {"http.response.zerocopysend", "websocket.http.response.body"}:
-            exchange.flowing = True
+            exchange.pass_unseen()
             if not (self._trailers or message.get("more_body")):
                 await exchange.end()
 

@@ -1,6 +1,7 @@
 """Which limits, or budgets, a request falls under: those of the layer, of the caller's tier, of its accounts and of its own."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any, Final, TypeAlias, cast
 
 from llm_authmw.accounts.records import AccountRecord
@@ -137,6 +138,14 @@ class Plan:
         make_room(self._holders, MAX_HOLDERS)
         self._holders[key] = holder
         return holder
+
+    def other_than(self, inner: "Plan") -> tuple[Rule, Rule] | None:
+        """Return a rule of this plan, and one of a layer further in that says something else of the same buckets; None without any."""
+        for one, other in product(self._limits, inner._limits):  # noqa: SLF001 - another one of this class
+            same = one.scope.text == other.scope.text and measure_of(one.quota) == measure_of(other.quota)
+            if same and one.quota.window == other.quota.window and one.quota != other.quota:
+                return one, other
+        return None
 
     def leave_tiers(self) -> None:
         """Leave the tiers to another layer: which of them there are, that one says."""

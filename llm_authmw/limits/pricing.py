@@ -19,6 +19,9 @@ _FREE: Final = "free"
 _FLAT: Final = "flat"
 _EVERY_MODEL: Final = "*"
 
+MAX_MODELS: Final = 64
+"""Models of one request: each is looked up in the price book and priced, while nobody else is served."""
+
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     """The most that a request can use, and what that costs.
@@ -98,11 +101,13 @@ class Pricing:
             ceiling: Tokens that one answer can have, where more is certain not to come; None to find that out.
 
         Raises:
-            Denial: a model has no price (`model_unpriced`), none is named (`model_missing`), or it is more than can be counted
-                (`request_exceeds_budget`).
+            Denial: more models are named than are priced for one request (`limits_too_many`), one has no price (`model_unpriced`), none is
+                named that is run (`model_missing`), or it is more than can be counted (`request_exceeds_budget`).
         """
-        if not call.models:
+        if not call.models or call.leaves_choice:
             raise Denial("model_missing")
+        if len(call.models) > MAX_MODELS:
+            raise Denial("limits_too_many", need=f"{MAX_MODELS} different models at most")
         best: Estimate | None = None
         for model in call.models:
             limit, known = self._ceiling(call, model) if ceiling is None else (ceiling, True)

@@ -114,14 +114,15 @@ class RateLimitMiddleware:
             await self.app(scope, receive, send)
             return
         context = RequestContext.of(scope)
-        limiting = Limiting(self._basis, scope, receive, context)
+        outer = Exchange.found(context, self)
+        limiting = Limiting(self._basis, scope, receive, context, outer)
         denial = await limiting.decide()
         if denial is not None:
-            await self._deny(scope, send, denial, context)
+            await self._deny(scope, send, denial, context, outer)
             return
         if limiting.gone:
-            if context.exchange is not None:
-                await context.exchange.release()
+            if outer is not None:
+                await outer.release()
             return
         reason = "ledger_unavailable" if limiting.store_failed else None
         context.decisions.append(Decision(self.name, "allowed", reason, context.principal.credential_id))
@@ -131,15 +132,15 @@ class RateLimitMiddleware:
         if hold is None:
             await app(scope, receive, send)
             return
-        exchange = Exchange.of(context)
+        exchange = Exchange.of(context, self)
         exchange.add(self.ledger.rates, hold, limiting.truth)
         await run(exchange, app, scope, receive, _telling(send, limiting) if scope["type"] == "http" else send)
 
-    async def _deny(self, scope: Scope, send: Send, denial: Denial, context: RequestContext) -> None:
+    async def _deny(self, scope: Scope, send: Send, denial: Denial, context: RequestContext, outer: Exchange | None) -> None:
         denial.layer = denial.layer or self.name
-        if context.exchange is not None:
+        if outer is not None:
             # The app will not run, so what layers further out have reserved for it is given back before anybody hears of it.
-            await context.exchange.release()
+            await outer.release()
         context.record(denial, credential_id=context.principal.credential_id)
         await send_denial(scope, send, denial, context)
 

@@ -38,10 +38,12 @@ class LimitHeaders:
         counted: The buckets, in the order of the claims.
     """
 
-    __slots__ = ("_anthropic", "_openai", "_policies", "_policy", "_shown")
+    __slots__ = ("_anthropic", "_full", "_openai", "_policies", "_policy", "_shown")
 
     def __init__(self, counted: Sequence[Counted]) -> None:
         told = [(place, one) for place, one in enumerate(counted) if not one.scope.tenantless]
+        # What a full bucket holds: of a rolling one that is less than its limit.
+        self._full: Final = [one.bucket.capacity for one in counted]
         # A name of ours, printable ASCII without quotation marks or backslashes: a string of RFC 8941 §3.3.3 as it is.
         self._shown: Final = [(place, f'"{one.name}"') for place, one in told]
         self._policies: Final = {place: f'"{one.name}"{_policy(one)}' for place, one in told}
@@ -68,7 +70,7 @@ class LimitHeaders:
             return self._ratelimit(balances, at, wait)
         headers: Headers = []
         for (limit, remaining, reset), places in self._openai if style == "openai" else self._anthropic:
-            balance = balances[places[0]] if len(places) == 1 else min([balances[place] for place in places], key=_part_left)
+            balance = balances[places[0] if len(places) == 1 else min(places, key=self._parts_left(balances).__getitem__)]
             ends_at = max(at, balance.ends_at or at)
             back = duration(ends_at - at) if style == "openai" else moment(ends_at)
             headers += ((limit, b"%d" % balance.limit), (remaining, b"%d" % balance.left), (reset, back.encode()))
@@ -79,7 +81,8 @@ class LimitHeaders:
         if policy is None:
             # Of several under one name (several models), the first is the one that there is least of.
             least: dict[str, int] = {}
-            for place, name in sorted(shown, key=lambda one: _part_left(balances[one[0]])):
+            left = self._parts_left(balances)
+            for place, name in sorted(shown, key=lambda one: left[one[0]]):
                 if len(least) < MAX_SHOWN:
                     least.setdefault(name, place)
             shown = [(place, name) for name, place in least.items()]
@@ -95,6 +98,9 @@ class LimitHeaders:
             seconds = -((at - balance.ends_at) // SECOND)
             items.append(f"{name};r={balance.left};t={min(max(seconds, 0), longest)}")
         return [(b"ratelimit-policy", policy), (b"ratelimit", ", ".join(items).encode())]
+
+    def _parts_left(self, balances: Sequence[Balance]) -> list[float]:
+        return [balance.left / full for balance, full in zip(balances, self._full, strict=True)]
 
 
 def duration(microseconds: int) -> str:
@@ -123,10 +129,6 @@ def _policy(one: Counted) -> str:
     unit = _UNITS.get(bucket.measure, f';qu="{bucket.measure.replace(" ", "-")}"')
     window = quota.window if isinstance(quota, Limit) else None
     return f";q={bucket.limit}{unit}" + ("" if window is None else f";w={_WINDOWS.get(window, _YEAR)}")
-
-
-def _part_left(balance: Balance) -> float:
-    return balance.left / balance.limit
 
 
 def _named(pattern: str, unit: str) -> tuple[bytes, ...]:

@@ -3,13 +3,17 @@
 from collections.abc import Mapping
 from typing import Final
 
+from msgspec.structs import replace
+
 from llm_authmw.call import Charge, Usage
 from llm_authmw.context import logger
 from llm_authmw.ledger.buckets import Measure
 from llm_authmw.limits.exchange import Exchange
-from llm_authmw.limits.outcome import ClientGone, final
+from llm_authmw.limits.outcome import NOTHING, ClientGone, final
 from llm_authmw.limits.pricing import Estimate, Pricing
 
+_TELLING: Final = frozenset({"generate_content", "messages", "rerank", "responses"})
+"""Operations whose answers say at their end how many searches there were."""
 _ABSURD: Final = 10
 """How many times its estimate an answer may say that it cost, before somebody is told."""
 
@@ -53,6 +57,8 @@ class Spending:
         estimate, context = self.estimate, exchange.context
         facts = exchange.facts
         usage = final(facts, estimate.most, client_gone=self._client_gone, capped=estimate.capped)
+        if usage is not None and usage is not NOTHING and facts.flowing:
+            usage = self._with_searches(usage, exchange)
         self.charge = self._pricing.charge(estimate, usage)
         context.charge = estimate.charge if self.charge is None else self.charge
         if usage is not None and facts.usage is None:
@@ -64,6 +70,12 @@ class Spending:
                 context.charge.amount,
                 estimate.charge.amount,
             )
+
+    def _with_searches(self, usage: Usage, exchange: Exchange) -> Usage:
+        """Return the usage with as many searches as were thought to be the most, where the answer does not say how many there were."""
+        call = exchange.context.call
+        known = usage.complete and call is not None and call.operation in _TELLING
+        return usage if known else replace(usage, searches=max(usage.searches, self.estimate.most.searches))
 
 
 def most_output(estimate: Estimate) -> int:

@@ -22,6 +22,7 @@ OnExhausted: TypeAlias = Literal["finish", "extend", "cut"]
 
 ON_EXHAUSTED: Final[tuple[str, ...]] = get_args(OnExhausted)
 
+_CUT: Final = "the budget for this answer is used up"
 _BOUNDARIES: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
 _BOUNDARY: Final = re.compile(b"|".join(_BOUNDARIES))
 _LONGEST: Final = max(map(len, _BOUNDARIES))
@@ -84,7 +85,13 @@ class Editor:
             self._left = min(balance.left for balance in settlement.balances)
 
     async def send(self, message: Message) -> None:
-        """Send a message of the app."""
+        """Send a message of the app.
+
+        Raises:
+            StreamCutError: the answer was cut, and the app goes on all the same.
+        """
+        if self._exchange.cut:
+            raise StreamCutError(_CUT)
         kind = message["type"]
         if kind == "http.response.start":
             message = self._begin(message)
@@ -169,7 +176,7 @@ class Editor:
         exchange.cut = True
         event = error_event(denial, self._scope, exchange.context.request_id)
         await self._send({"type": "http.response.body", "body": event, "more_body": False})
-        raise StreamCutError("the budget for this answer is used up")
+        raise StreamCutError(_CUT)
 
     async def _say_what_it_cost(self) -> None:
         """Send a comment, which every reader of events passes over, and end the answer."""

@@ -284,7 +284,11 @@ def _searches(call: LLMCall, said: "_Said") -> int:
     if not searching and not said.each("search_parameters"):
         return 0
     tools = [tool for listed in said.each("tools") if is_array(listed) for tool in listed if is_object(tool)]
-    uses = [_whole(tool.get("max_uses")) for tool in tools if "search" in str(tool.get("type"))]
+    typed = [tool for tool in tools if "search" in str(tool.get("type"))]
+    if said.each("web_search_options") and not typed:
+        # OpenAI's chat models that search do so once in a request.
+        return 1
+    uses = [_whole(tool.get("max_uses")) for tool in typed]
     if uses and all(uses):
         return sum(uses)
     return (max(map(_whole, said.each("max_tool_calls")), default=0) or SEARCHES) * max(searching, 1)

@@ -98,6 +98,12 @@ class StaticPriceBook:
         found = self._find(model)
         return None if found is None else found[1].context_window
 
+    @property
+    def prices(self) -> dict[str, Price]:
+        """What the book says: a price for each pattern, by name, and the bare `*` behind all others."""
+        found = {**self._literals, **{f"{prefix}*": price for prefix, price in self._prefixes.items()}}
+        return {text: found[text] for text in sorted(found, key=lambda text: (text == "*", text))}
+
     def __contains__(self, model: object) -> bool:
         """Say whether the book has a price for a model."""
         return isinstance(model, str) and self._find(model) is not None

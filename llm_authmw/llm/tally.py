@@ -10,7 +10,7 @@ from llm_authmw.call import Usage
 from llm_authmw.errors import InvalidValueError
 from llm_authmw.llm.json_body import ARRAY, OBJECT, begins
 from llm_authmw.llm.usage import usage_of, usage_of_metadata, usage_of_metrics
-from llm_authmw.llm.usage_fields import NOTHING, Answer, Counted, Inner, InvocationMetrics, Typed, UsageMetadata
+from llm_authmw.llm.usage_fields import NOTHING, Answer, Candidate, Counted, Inner, InvocationMetrics, Typed, UsageMetadata
 
 MAX_MODEL: Final = 512
 """Characters of a model's name, as in requests."""
@@ -20,6 +20,7 @@ _ENDS: Final = frozenset({"response.completed", "response.incomplete", "response
 _SAID_NOTHING: Final = (NOTHING, NOTHING, NOTHING)
 _ABOUT_THE_CALL: Final = (Raw(b'"message_start"'), Raw(b'"error"'))
 _SEARCH: Final = "web_search_call"
+_QUERIES: Final = b'"webSearchQueries"'
 _QUOTE: Final = ord('"')
 _BRACE: Final = ord("{")
 _NO_COUNTS: Final = Counted()
@@ -29,6 +30,7 @@ _inner: Final = msgspec.json.Decoder(Inner).decode
 _counted: Final = msgspec.json.Decoder(Counted).decode
 _metadata: Final = msgspec.json.Decoder(UsageMetadata).decode
 _metrics: Final = msgspec.json.Decoder(InvocationMetrics).decode
+_candidates: Final = msgspec.json.Decoder(list[Candidate]).decode
 _items: Final = msgspec.json.Decoder(list[Typed]).decode
 _elements: Final = msgspec.json.Decoder(list[Raw]).decode
 _text: Final = msgspec.json.Decoder(str).decode
@@ -45,6 +47,7 @@ class Tally:
     Attributes:
         final: Whether the counts are the last ones, whatever comes or does not come behind them.
         provisional: Whether they are only the first ones, though nothing came behind them.
+        told: Whether the text that was read last had counts.
         failed: Whether the answer says that the call failed.
         spoiled: Whether something that may have been a count could not be read.
         model: The model that the answer names.
@@ -53,6 +56,7 @@ class Tally:
     def __init__(self, operation: str) -> None:
         self.final: bool = False
         self.provisional: bool = False
+        self.told: bool = False
         self.failed: bool = False
         self.spoiled: bool = False
         self.model: str | None = None
@@ -72,6 +76,7 @@ class Tally:
         Returns:
             Whether it is about the call, and no piece of the answer's text.
         """
+        self.told = False
         if text == b"[DONE]":
             return True
         try:
@@ -116,10 +121,11 @@ class Tally:
         if answer.metrics != NOTHING:
             self._metrics = _merged(self._metrics, _metrics(answer.metrics))
             self._source = "metrics"
-            self.final = True
+            self.final = self.told = True
         elif answer.usageMetadata != NOTHING:
             self._metadata = _merged(self._metadata, _metadata(answer.usageMetadata))
             self._source = "metadata"
+            self.told = True
         elif answer.usage != NOTHING or answer.meta != NOTHING:
             self._take_usage(answer.usage if answer.usage != NOTHING else answer.meta)
             # A chunk with choices says how it stands; the one without any says how it ended.
@@ -132,6 +138,11 @@ class Tally:
             self._take_counted(Counted(prompt_tokens=answer.prompt_token_count, completion_tokens=answer.generation_token_count))
         self._take_inner(kind, answer)
         self._take_output(answer.output)
+        if answer.candidates is not NOTHING and _QUERIES in bytes(answer.candidates):
+            found = (candidate.grounding_metadata for candidate in _candidates(answer.candidates))
+            self._searches = max(
+                self._searches, sum(len(grounding.web_search_queries or ()) for grounding in found if grounding is not None)
+            )
         if self._operation == "images" and begins(answer.data) == ARRAY:
             self._images = len(_elements(answer.data))
 
@@ -164,6 +175,7 @@ class Tally:
         if shape == self._shape:
             self._counted = counted
             self._source = "usage"
+            self.told = True
             return
         self._take_counted(counted)
         self._shape = shape if self._counted == counted != _NO_COUNTS else b""
@@ -174,6 +186,7 @@ class Tally:
         if counted != _NO_COUNTS:
             self._counted = _merged(self._counted, counted)
             self._source = "usage"
+            self.told = True
 
     def _take_output(self, output: Raw) -> None:
         if output is not NOTHING and begins(output) == ARRAY:

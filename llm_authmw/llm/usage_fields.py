@@ -129,6 +129,7 @@ class Answer(msgspec.Struct, frozen=True):
     meta: Raw = NOTHING
     error: Raw = NOTHING
     choices: Raw = NOTHING
+    candidates: Raw = NOTHING
     message: Raw = NOTHING
     response: Raw = NOTHING
     delta: Raw = NOTHING
@@ -150,6 +151,18 @@ class Inner(msgspec.Struct, frozen=True):
     error: Raw = NOTHING
     output: Raw = NOTHING
     stop_reason: Raw = NOTHING
+
+
+class Grounding(msgspec.Struct, frozen=True, rename="camel"):
+    """Gemini: what was searched for."""
+
+    web_search_queries: list[Raw] | None = None
+
+
+class Candidate(msgspec.Struct, frozen=True, rename="camel"):
+    """Gemini: one answer."""
+
+    grounding_metadata: Grounding | None = None
 
 
 class Typed(msgspec.Struct, frozen=True):

@@ -7,8 +7,9 @@ import pytest
 from starlette.middleware import Middleware
 
 from llm_authmw import Principal, RateLimitMiddleware, RBACMiddleware, Role, Stack, open_store
+from llm_authmw.asgi import ASGIApp
 from llm_authmw.context import CONTEXT_KEY
-from llm_authmw.testing import Response, WebSocketClosed, fake_principal, request, websocket
+from llm_authmw.testing import Response, WebSocketClosed, fake_principal, request, stream, websocket
 from llm_authmw.testing.books import Books, called_by
 from llm_authmw.testing.recorder import Recorder
 from llm_authmw.testing.tickets import TicketLayer
@@ -17,6 +18,7 @@ pytestmark = pytest.mark.anyio
 
 CHAT: Final = "POST /v1/chat/completions"
 BODY: Final[dict[str, Any]] = {"model": "gpt-4o", "messages": []}
+JSON: Final = [(b"content-type", b"application/json")]
 ONE: Final = ["1 requests/day, calendar"]
 MANY: Final = ["1000 requests/day, calendar"]
 ADA: Final = fake_principal("ada", realm="home", team="blue")
@@ -305,6 +307,45 @@ async def test_a_socket_that_names_no_model_is_refused_under_a_limit_by_model() 
     async with websocket(site.layer, "/v1/realtime", scope=called_by(ADA)) as socket:
         assert 403 == socket.response.status
     assert [] == site.app.scopes
+
+
+# By hiding what an answer used.
+
+
+class Tokens:
+    def __init__(self, app: ASGIApp) -> None:
+        self.books: Final = Books()
+        self.app: Final = RateLimitMiddleware(app, ledger=self.books.service, limits={"caller": ["1000 tokens/day, calendar"]})
+
+    async def used(self) -> int:
+        assert 0 == self.books.held
+        return sum((await self.books.used()).values())
+
+
+@pytest.mark.parametrize("headers", [[], [(b"content-type", b"text/event-stream"), (b"content-encoding", b"br")], JSON])
+async def test_who_leaves_with_what_no_meter_reads_has_used_what_was_claimed(headers: list[tuple[bytes, bytes]]) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b'{"model":', "more_body": True})
+        await receive()
+
+    site = Tokens(app)
+    async with stream(site.app, CHAT, json=BODY | {"max_tokens": 100}, scope=called_by(ADA)) as exchange:
+        await exchange.next_chunk()
+        await exchange.disconnect()
+    ((claimed,),) = [amounts.values() for amounts in site.books.estimates]
+    assert claimed == await site.used() > 100
+
+
+@pytest.mark.parametrize("target", ["POST /vertex_ai/anything", "PUT /v1/chat/completions", "POST /v1/responses"])
+async def test_what_is_fetched_later_or_announced_by_no_header_is_not_let_in_uncounted(target: str) -> None:
+    app = Recorder()
+    site = Tokens(app)
+    text = b'{"model":"gpt-4o","input":"x","backgr\\u006fund":true}'
+    given: dict[str, Any] = {"body": text, "headers": JSON} if target.endswith("responses") else {}
+    assert 403 == (await request(site.app, target, scope=called_by(ADA), **given)).status
+    assert [] == app.scopes
 
 
 # By being nobody, or somebody who is denied.

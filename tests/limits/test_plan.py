@@ -1,6 +1,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from llm_authmw.errors import ConfigurationError, Denial
 from llm_authmw.ledger.buckets import SECOND
 from llm_authmw.limits.holders import MAX_REMEMBERED
 from llm_authmw.limits.model_groups import ModelGroups
-from llm_authmw.limits.plan import Asked, Counted, Plan
+from llm_authmw.limits.plan import Asked, Counted, Plan, buckets_of
 from llm_authmw.principal import ANONYMOUS, Principal
 from llm_authmw.quota import Budget, Limit
 from llm_authmw.testing import ManualClock, fake_principal
@@ -330,3 +331,23 @@ def test_adding_a_limit_never_takes_one_away(scopes: list[str], data: st.DataObj
 
 def test_a_plan_prints_its_limits() -> None:
     assert "team=['60 requests/minute', '4 concurrent']" == repr(plan({"team": ["60 requests/minute", "4 concurrent"]}))
+
+
+def test_the_buckets_of_a_callers_own_limits_are_those_that_every_plan_counts_in() -> None:
+    budgets = (Budget.parse("5 usd/day, timezone Asia/Tokyo"), Budget.parse("9 usd"))
+    caller = fake_principal("ada", realm="staff", team="blue", method="jwt", budgets=budgets, limits=["4 concurrent"])
+    accounts = [account("team", "blue", budgets=(Budget.parse("9 usd/month, starts 15"),)), account("user", "ada", "staff")]
+    clock = ManualClock(START)
+
+    own = buckets_of(caller, accounts, Budget, clock=clock)
+
+    assert [one.bucket for one in plan(quota=Budget).counted(asked(caller), accounts)] == [one.bucket for one in own]
+    assert [*budgets, *accounts[0].budgets] == [one.quota for one in own]
+    assert ["4 concurrent"] == [str(one.quota) for one in buckets_of(caller, accounts, Limit, clock=clock)]
+
+
+def test_accounts_have_their_buckets_without_a_caller() -> None:
+    org = account("org", "acme", tenant="t1", limits=(Limit.parse("60 requests/minute"),))
+
+    (bucket,) = [one.bucket for one in buckets_of(msgspec.structs.replace(ANONYMOUS, tenant="t1"), [org], Limit)]
+    assert ("t1", "org:acme / requests / minute rolling") == bucket.ref

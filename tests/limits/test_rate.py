@@ -348,7 +348,7 @@ class Unreadable:
     def recall(self, principal: Principal) -> None:
         return None
 
-    async def load(self, principal: Principal) -> Any:
+    async def load(self, principal: Principal, *, waited: float) -> Any:
         raise StoreUnavailableError("down")
 
 

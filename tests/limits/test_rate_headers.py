@@ -160,6 +160,12 @@ async def test_openai_s_headers_have_its_durations() -> None:
     } == values
 
 
+async def test_how_little_is_left_is_measured_by_a_full_bucket_and_not_by_its_limit() -> None:
+    # 9 of 10 are left of the team's, and 1 of 2 of the caller's own.
+    answer = await ask(limits={"team": ["100 requests/minute, burst 10"], "caller": ["2 requests/minute, burst 2"]})
+    assert ("2", "1") == (line(answer, "x-ratelimit-limit-requests"), line(answer, "x-ratelimit-remaining-requests"))
+
+
 async def test_anthropic_s_headers_have_its_moments() -> None:
     limits = {"team": ["60 requests/day, calendar", "600 input tokens/day, calendar", "500 output tokens/day, calendar"]}
     answer = await ask(MESSAGES, limits=limits)

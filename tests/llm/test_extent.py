@@ -234,7 +234,7 @@ SEARCHING: list[tuple[str, dict[str, Any], int]] = [
     (MESSAGES, {"tools": [{"type": "web_search_20250305", "name": "web_search", "max_uses": 3}]}, 3),
     (MESSAGES, {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, SEARCHES),
     (RESPONSES, {"tools": [{"type": "web_search"}], "max_tool_calls": 2}, 2),
-    (CHAT, {"web_search_options": {}}, SEARCHES),
+    (CHAT, {"web_search_options": {}}, 1),
     (CHAT, {"search_parameters": {"mode": "on"}}, SEARCHES),
     (GEMINI, {"tools": [{"google_search": {}}]}, SEARCHES),
     (RESPONSES, {"tools": [{"type": "file_search", "vector_store_ids": []}]}, 0),

@@ -167,3 +167,12 @@ def test_two_books_say_which_one_decided_and_what_both_were() -> None:
 def test_the_version_of_a_book_tells_of_windows_and_steps() -> None:
     prices = [Price(input="1"), Price(input="1", context_window=5), Price(input="1", above={5: Price(input="2")})]
     assert 3 == len({StaticPriceBook({"m": price}).version for price in prices})
+
+
+def test_a_book_tells_its_prices_by_name_and_that_of_everything_else_last() -> None:
+    prices = {"*": Price(input="9"), "gpt-4o*": Price(input="2"), "gpt-4o": Price(input="3")}
+    book = StaticPriceBook(prices)
+
+    assert ["gpt-4o", "gpt-4o*", "*"] == list(book.prices)
+    assert prices == book.prices
+    assert StaticPriceBook(book.prices).version == book.version

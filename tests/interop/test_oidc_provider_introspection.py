@@ -217,6 +217,8 @@ async def test_a_revoked_token_is_refused_at_once_where_nothing_is_remembered(oi
 
 async def test_an_answer_is_never_used_past_the_end_of_the_token(oidc_provider: OidcProvider, clock: ManualClock) -> None:
     token = oidc_provider.user_token("ada", resource=OidcProvider.OPAQUE, ttl=100)
+    # Minting it has taken some time, and without any leeway a token from the future is refused.
+    clock.set(time.time())
     async with asking(oidc_provider, cache_ttl=3600, leeway=0.0, clock=clock) as app:
         assert 200 == (await app.ask(token)).status
         clock.advance(100)

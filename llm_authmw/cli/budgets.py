@@ -6,7 +6,7 @@ import click
 
 from llm_authmw.accounts.records import AccountRecord
 from llm_authmw.cli.durations import exact, is_relative, parse_moment, relative
-from llm_authmw.cli.holders import HolderKind, Named, as_object, counting_options, named, standings_of, which_holder, without
+from llm_authmw.cli.holders import HolderKind, Named, as_object, counting_options, looked_up, named, standings_of, which_holder, without
 from llm_authmw.cli.options import reading, store_option, writing
 from llm_authmw.cli.output import Column, emit, note, print_table, say
 from llm_authmw.cli.target import Target
@@ -57,13 +57,7 @@ Amounts are exact, to the billionth of a dollar.
 @reading
 def show(target: Target, /, *, kind: HolderKind, name: str, tenant: str | None, realm: str | None) -> None:
     """Show what is used and left of budgets: of a key and the accounts that it belongs to, or of an account."""
-    who = Named(kind, name, tenant, realm)
-
-    async def work(store: Store) -> tuple[KeyRecord | AccountRecord, list[Standing]]:
-        record = await who.find(store)
-        return record, list(await standings_of(store, record, Budget))
-
-    record, found = target.run(work, counts=True, listing=who.listing)
+    record, found = looked_up(target, Named(kind, name, tenant, realm), Budget)
     if target.json:
         emit({"budgets": [_object(standing) for standing in found], "ledger": target.money_place})
         return

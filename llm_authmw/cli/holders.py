@@ -135,6 +135,16 @@ async def standings_of(
         raise InvalidValueError(f"{named(record)} is under more than any request may be counted in: {denial.rule}") from None
 
 
+def looked_up(target: Target, who: Named, quota: type[Limit] | type[Budget]) -> tuple[KeyRecord | AccountRecord, Sequence[Standing]]:
+    """Return whom a command line names, and what is counted for it: see `standings_of`."""
+
+    async def work(store: Store) -> tuple[KeyRecord | AccountRecord, Sequence[Standing]]:
+        record = await who.find(store)
+        return record, await standings_of(store, record, quota)
+
+    return target.run(work, counts=True, listing=who.listing)
+
+
 def named(record: KeyRecord | AccountRecord) -> str:
     """Return what a person calls it."""
     return f"key {title(record)}" if isinstance(record, KeyRecord) else f"{record.kind} {record.name}"

@@ -4,17 +4,14 @@ from typing import Any, Final
 
 import click
 
-from llm_authmw.accounts.records import AccountRecord
 from llm_authmw.cli.durations import exact, relative
-from llm_authmw.cli.holders import HolderKind, Named, counting_options, standings_of, which_holder, without
+from llm_authmw.cli.holders import HolderKind, Named, counting_options, looked_up, which_holder, without
 from llm_authmw.cli.options import reading, store_option
 from llm_authmw.cli.output import Column, emit, note, print_table
 from llm_authmw.cli.target import Target
-from llm_authmw.keys.records import KeyRecord
 from llm_authmw.ledger.buckets import SECOND
 from llm_authmw.limits.standing import Standing
 from llm_authmw.quota import Limit
-from llm_authmw.stores import Store
 
 OWN: Final = (
     "These are the limits of keys and accounts themselves. What RateLimitMiddleware(limits=…, tiers=…) gives to everybody stands in the "
@@ -47,13 +44,7 @@ app uses: others know nothing of what it lets through.
 @reading
 def show(target: Target, /, *, kind: HolderKind, name: str, tenant: str | None, realm: str | None) -> None:
     """Show what is used and left of rate limits: of a key and the accounts that it belongs to, or of an account."""
-    who = Named(kind, name, tenant, realm)
-
-    async def work(store: Store) -> tuple[KeyRecord | AccountRecord, list[Standing]]:
-        record = await who.find(store)
-        return record, list(await standings_of(store, record, Limit))
-
-    record, found = target.run(work, counts=True, listing=who.listing)
+    record, found = looked_up(target, Named(kind, name, tenant, realm), Limit)
     if target.json:
         emit({"limits": [_object(standing) for standing in found], "counters": target.rates_place})
         return

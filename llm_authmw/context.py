@@ -3,6 +3,7 @@
 import logging
 import random
 from collections import Counter
+from collections.abc import Callable
 from contextvars import ContextVar, Token
 from typing import Any, Final
 
@@ -61,9 +62,14 @@ class RequestContext(msgspec.Struct, eq=False):
         roles: The roles that the principal has here, its own and granted ones, as the innermost `RBACMiddleware` found them.
         tier: The tier that the role gives which allowed the request; the principal's own goes before it.
         exchange: What passes between the client and the app, watched by the layers that count it; theirs alone.
+        holds: What was reserved for it (`ledger.hold.Hold`), in the order in which that was done; each knows how it was settled.
+        store_trouble: Whether a store did not answer a question about it in time, whatever became of the request then.
         usage: What the answer used, once it is over; None where nothing metered it.
         charge: What that cost, once it is over; None where nothing priced it.
         store_waited: Seconds that the request has waited for answers about limits and budgets: all of them share one deadline.
+        monotonic: Tells the time of decisions, in seconds; None where nobody asks for it.
+        timings: When each of `decisions` was taken, as far as `monotonic` tells.
+        audit: The record that is being made of the request; the audit layers' alone.
     """
 
     proxies: TrustedProxies | None = None
@@ -75,9 +81,14 @@ class RequestContext(msgspec.Struct, eq=False):
     roles: tuple[str, ...] = ()
     tier: str | None = None
     exchange: Any = None
+    holds: list[Any] = []
+    store_trouble: bool = False
     usage: Usage | None = None
     charge: Charge | None = None
     store_waited: float = 0.0
+    monotonic: Callable[[], float] | None = None
+    timings: list[float] = []
+    audit: Any = None
     _request_id: str | None = None
     _address: Address | None = None
     _address_known: bool = False
@@ -107,15 +118,21 @@ class RequestContext(msgspec.Struct, eq=False):
             self._address_known = True
         return self._address
 
+    def decided(self, decision: Decision) -> None:
+        """Note what a layer decided, and when."""
+        self.decisions.append(decision)
+        if self.monotonic is not None:
+            self.timings.append(self.monotonic())
+
     def record(self, denial: Denial, *, credential_id: str | None = None, mark: str | None = None) -> None:
         """Note a denial among the decisions, and in the log: ids and reason codes only."""
-        self.decisions.append(Decision(denial.layer, "denied", denial.reason, credential_id, mark, denial.rule))
+        self.decided(Decision(denial.layer, "denied", denial.reason, credential_id, mark, denial.rule))
         if logger.isEnabledFor(logging.INFO):
             logger.info("request %s denied by %s: %s (credential %s)", self.request_id, denial.layer, denial.reason, credential_id)
 
     def record_shadow(self, denial: Denial) -> None:
         """Note a denial that is not enforced, since its layer or its rule is on trial; count it for the process."""
-        self.decisions.append(Decision(denial.layer, "shadowed", denial.reason, None, None, denial.rule))
+        self.decided(Decision(denial.layer, "shadowed", denial.reason, None, None, denial.rule))
         _shadowed[denial.layer, denial.rule, denial.reason] += 1
         if logger.isEnabledFor(logging.INFO):
             logger.info("request %s would be denied by %s: %s (rule %s)", self.request_id, denial.layer, denial.reason, denial.rule)

@@ -8,6 +8,7 @@ AuthmwError
 │   ├── StoreUnavailableError   it is down, locked or too slow; trying again can help
 │   ├── StoreReadOnlyError      it cannot be written
 │   └── StoreCorruptError       its file is not what we wrote, or is newer than this release
+├── SinkError              a sink did not take records of what happened; trying again can help
 ├── TokenInvalid           a token is not valid; says which rule it breaks, and nothing of what it holds
 ├── IssuerUnavailableError an issuer could not be asked: its keys, its introspection; trying again can help
 ├── NotFoundError          no such key, account or revocation
@@ -65,6 +66,19 @@ class StoreReadOnlyError(StoreError):
 
 class StoreCorruptError(StoreError):
     """The store's content is not what this release wrote. Nothing was changed."""
+
+
+class SinkError(AuthmwError):
+    """A sink did not take the records that it was given. The text holds none of them, and no secret of the sink's own.
+
+    Args:
+        problem: What went wrong.
+        permanent: Whether the same records will be refused again, so that trying again cannot help.
+    """
+
+    def __init__(self, problem: str, *, permanent: bool = False) -> None:
+        super().__init__(problem)
+        self.permanent = permanent
 
 
 class TokenInvalid(AuthmwError):  # noqa: N818 - the verdict on somebody else's value, as `Denial` is on a request

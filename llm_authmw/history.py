@@ -1,6 +1,6 @@
 """What was done to a key or an account, by whom and when."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -19,3 +19,17 @@ class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
     action: str
     actor: str
     changes: dict[str, Any] = {}
+
+
+class Recorder(Protocol):
+    """Told of every change, after it was made. It neither waits nor fails."""
+
+    def __call__(self, what: str, target: str, entry: HistoryEntry, *, tenant: str) -> None:
+        """Take one change.
+
+        Args:
+            what: Of what kind of thing: "key", "account", "revocation", "ledger".
+            target: Its id; for an account "team:blue".
+            entry: What was done.
+            tenant: Whose it is.
+        """

@@ -169,7 +169,7 @@ class PolicyRouter(Layered, Branching, ReadsIdentity):
                 return
             if found:
                 scope["headers"] = without(scope["headers"], way.strange.names)
-        context.decisions.append(way.decision)
+        context.decided(way.decision)
         await way.app(scope, receive, send)
 
     def __repr__(self) -> str:

@@ -98,6 +98,9 @@ REASONS: Final[dict[str, Reason]] = {
     "authorization_unavailable": Reason(
         503, "Whether this request is allowed could not be found out just now. Try again shortly.", retry_after=1.0
     ),
+    # Somebody who was wrong too often.
+    "too_many_failures": Reason(429, "Too many credentials that are not valid came from here. Try again later."),
+    "locked_out": Reason(429, "Far too many credentials that are not valid came from here. Try again much later."),
     # A known caller who may, but not so much.
     "rate_limited": Reason(429, "A rate limit was reached. Try again later."),
     "concurrency_limited": Reason(429, "Too many requests are under way at once. Try again when one of them has ended."),
@@ -116,5 +119,6 @@ REASONS: Final[dict[str, Reason]] = {
     "pepper_unavailable": Reason(503, "The credential could not be checked just now.", public="store_unavailable"),
     "check_failed": Reason(503, "The credential could not be checked just now.", public="store_unavailable"),
     "ledger_unavailable": Reason(503, "What is left of a limit could not be found out just now. Try again shortly.", retry_after=1.0),
+    "audit_unavailable": Reason(503, "The request could not be recorded just now, which it has to be. Try again shortly.", retry_after=1.0),
     "upstream_credential_unavailable": Reason(503, "The service behind could not be asked just now. Try again shortly.", retry_after=1.0),
 }

@@ -31,7 +31,7 @@ def test_what_an_inner_layer_writes_into_a_copied_scope_an_outer_one_reads(copie
     inner = copied(outer)
     assert context is RequestContext.of(inner) is copied({"context": context})["context"] is copy.copy(context)
     RequestContext.of(inner).principal = ALICE
-    RequestContext.of(inner).decisions.append(Decision("keys", "allowed"))
+    RequestContext.of(inner).decided(Decision("keys", "allowed"))
     assert ALICE is RequestContext.of(outer).principal
     assert [Decision("keys", "allowed")] == context.decisions
 
@@ -45,7 +45,7 @@ def test_the_first_layer_opens_the_context_and_every_other_one_finds_it() -> Non
 
 def test_two_requests_share_nothing() -> None:
     one, other = RequestContext.of(scope()), RequestContext.of(scope())
-    one.decisions.append(Decision("keys", "passed"))
+    one.decided(Decision("keys", "passed"))
     assert [] == other.decisions
     assert one != other
     assert one.request_id != other.request_id

@@ -177,13 +177,13 @@ class AuthenticationLayer(GivesIdentity):
             if run.principal is None:
                 run.pending = run.pending or self.required
                 run.challenges.append(self.challenge)
-            context.decisions.append(Decision(self.name, "passed"))
+            context.decided(Decision(self.name, "passed"))
         else:
             if not self.edge:
                 run.principal = outcome
             elif run.edge is None:
                 run.edge = outcome
-            context.decisions.append(Decision(self.name, "allowed", None, outcome.credential_id, run.mark))
+            context.decided(Decision(self.name, "allowed", None, outcome.credential_id, run.mark))
             run.mark = None
         if self.neighbour is not None:
             run.expected = self.neighbour

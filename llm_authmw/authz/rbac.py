@@ -164,7 +164,7 @@ class RBACMiddleware(ReadsIdentity):
             # Nobody waits for an answer any more, and what was asked for was not read to its end.
             return
         if not case.shadowed:
-            context.decisions.append(Decision(self.name, "allowed", None, context.principal.credential_id, None, case.rule))
+            context.decided(Decision(self.name, "allowed", None, context.principal.credential_id, None, case.rule))
         remove_overrides(scope)
         asked = case.asked
         if asked is not None and case.watched:

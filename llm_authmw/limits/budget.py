@@ -183,7 +183,7 @@ class BudgetMiddleware:
         if admission.gone:
             await exchange.release()
             return
-        context.decisions.append(Decision(self.name, "allowed", None, context.principal.credential_id, admission.mark))
+        context.decided(Decision(self.name, "allowed", None, context.principal.credential_id, admission.mark))
         if admission.estimate is None:
             await self.app(admission.scope, admission.receive, send)
             return

@@ -125,7 +125,7 @@ class RateLimitMiddleware:
                 await outer.release()
             return
         reason = "ledger_unavailable" if limiting.store_failed else None
-        context.decisions.append(Decision(self.name, "allowed", reason, context.principal.credential_id))
+        context.decided(Decision(self.name, "allowed", reason, context.principal.credential_id))
         app, receive, hold = self.app, limiting.receive, limiting.hold
         if scope["type"] == "websocket" and limiting.asked is not None and limiting.holder is not None and limiting.holder.needs_call:
             app = LimitedSocket(app, self.name, self._basis.lens, limiting.found, limiting.holder, limiting.asked, context)

@@ -1,0 +1,1 @@
+"""What happens, as figures: instruments, and the exporters that carry them out."""

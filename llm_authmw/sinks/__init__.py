@@ -1,0 +1,1 @@
+"""Where records go: the queue in front of each place, and the places: files, stores, syslog, HTTP, a function."""

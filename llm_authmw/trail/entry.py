@@ -1,0 +1,33 @@
+"""An entry: a record as it is written, in its place in a writer's chain."""
+
+import msgspec
+
+from llm_authmw.trail.record import Record
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A record as it is written.
+
+    Attributes:
+        writer: Whose chain it is in: an id of one sink in one process, 16 hexadecimal digits.
+        sequence: Its place there, from 0 on, without a gap.
+        hash: What ties it to the entry before: SHA-256, 64 hexadecimal digits.
+        sealed: The record but for the person, as one line of ASCII JSON without a line break: what the hash is of. It holds a commitment to
+            the person's part.
+        person: The person's part, with the salt of its commitment, as ASCII JSON; None where there is none, or it is forgotten.
+        record: The record itself, for whoever sorts entries by what they say.
+    """
+
+    writer: str
+    sequence: int
+    hash: str
+    sealed: bytes
+    person: bytes | None
+    record: Record
+
+    @property
+    def line(self) -> bytes:
+        """The whole entry as one line of ASCII JSON, without the line break: what files and collectors get."""
+        chain = b',"chain":{"writer":"%b","sequence":%d,"hash":"%b"}' % (self.writer.encode(), self.sequence, self.hash.encode())
+        person = b"" if self.person is None else b',"person":' + self.person
+        return self.sealed[:-1] + chain + person + b"}"

@@ -2,6 +2,7 @@
 
 from llm_authmw.accounts.records import AccountRecord, AccountRef
 from llm_authmw.accounts.service import AccountService
+from llm_authmw.alerts import Alerts, Webhook
 from llm_authmw.authn.client_cert import ClientCertMiddleware
 from llm_authmw.authn.custom import CustomAuthMiddleware
 from llm_authmw.authn.header_map import HeaderMap
@@ -57,6 +58,7 @@ from llm_authmw.quota import Budget, Limit
 from llm_authmw.secrets import Secret, register_resolver
 from llm_authmw.stack import GuardedApp, Stack
 from llm_authmw.stores import Store, open_store
+from llm_authmw.telemetry import Alert
 from llm_authmw.tokens import ClaimMap, Constant, EmailDomain, Issuer, IssuerUnavailableError, TokenInvalid
 from llm_authmw.tokens.introspection import Introspector
 from llm_authmw.tokens.revocation_records import Revocation, RevocationPage
@@ -71,6 +73,8 @@ __all__ = [
     "AccountRecord",
     "AccountRef",
     "AccountService",
+    "Alert",
+    "Alerts",
     "Assurance",
     "AuthmwError",
     "Authorizer",
@@ -147,6 +151,7 @@ __all__ = [
     "UnixSocket",
     "UpstreamCredentialMiddleware",
     "Usage",
+    "Webhook",
     "__version__",
     "current_principal",
     "explain",

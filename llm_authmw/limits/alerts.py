@@ -5,6 +5,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from llm_authmw import telemetry
 from llm_authmw.background import Background
 from llm_authmw.callbacks import Callback
 from llm_authmw.context import logger
@@ -132,11 +133,33 @@ class Alerts:
             alert.used / NANO_USD,
             alert.limit / NANO_USD,
         )
+        telemetry.emit(_event(alert))
         if self._tell is not None:
             try:
                 await self._tell(alert)
             except Exception as error:  # noqa: BLE001 - a user's function: nobody waits for it, and the log has said it already
                 logger.error("on_alert failed: %s", type(error).__name__)
+
+
+def _event(alert: BudgetAlert) -> telemetry.Alert:
+    return telemetry.Alert(
+        kind="budget_exhausted" if alert.percent >= _USED_UP else "budget_soft",
+        tenant=alert.tenant,
+        subject=alert.subject,
+        message=(
+            f"The budget '{alert.budget}' has reached {alert.percent}%: "
+            f"{alert.used / NANO_USD:.6f} of {alert.limit / NANO_USD:.2f} usd are used."
+        ),
+        details={
+            "scope": alert.scope,
+            "budget": alert.budget,
+            "percent": alert.percent,
+            "used_nano_usd": alert.used,
+            "limit_nano_usd": alert.limit,
+            "ends_at": alert.ends_at,
+        },
+        occasion=f"{alert.budget} {alert.percent} {alert.ends_at}",
+    )
 
 
 _LONGEST: Final = 2000

@@ -3,9 +3,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# How many processes share the tests. Each starts servers of its own, so there are at most eight.
+JOBS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$(( $${cores:-2} < 8 ? $${cores:-2} : 8 )))
+
+# The tests start hundreds of programs, each of which would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test litellm clean
+.PHONY: help demo test mypy pyright litellm clean
 
 help:
 	@echo "make demo          show the product: a guarded LLM proxy on loopback, and real SDKs in front of it"
@@ -15,16 +20,20 @@ help:
 	@echo "make clean         remove what the others made"
 	@echo
 	@echo "PYTHON=python3.12  beside any of them: the interpreter that .venv is made with"
+	@echo "JOBS=1             beside make test: how many processes share the tests, else as many as there are cores"
 
 demo: $(VENV)/demo.stamp
 	@ONCE="$(ONCE)" $(BIN)/python docs/examples/demo/demo.py
 
 test: $(VENV)/dev.stamp
 	@echo "== ruff" && $(BIN)/ruff check . && $(BIN)/ruff format --check .
-	@echo "== mypy" && $(BIN)/mypy
-	@echo "== pyright" && $(BIN)/pyright
 	@echo "== import linter" && $(BIN)/lint-imports
+	@$(MAKE) --no-print-directory --jobs=2 mypy pyright
 	@echo "== pytest" && $(run-tests)
+
+# Each runs on one core, so they run side by side, and each says what it found in one piece.
+mypy pyright:
+	@found=$$($(BIN)/$@ 2>&1); failed=$$?; printf '== %s\n%s\n' $@ "$$found"; exit $$failed
 
 # It pins much, and against our own extras, so it has an environment of its own.
 litellm:
@@ -77,7 +86,7 @@ define run-tests
 log=$(VENV)/pytest.log; \
 colour=$$(test -t 1 && echo yes || echo no); \
 $(BIN)/coverage erase; \
-{ $(BIN)/coverage run -m pytest --color=$$colour; echo $$? >$(VENV)/pytest.status; } 2>&1 | tee $$log; \
+{ $(BIN)/coverage run -m pytest --numprocesses=$(JOBS) --dist=worksteal --color=$$colour; echo $$? >$(VENV)/pytest.status; } 2>&1 | tee $$log; \
 echo "== coverage" && $(BIN)/coverage combine --quiet && $(BIN)/coverage report; covered=$$?; \
 echo "== pytest, once more"; sed -n '/short test summary info/,$$p' $$log | grep . || tail -n 1 $$log; \
 test $$covered -eq 0 && exit $$(cat $(VENV)/pytest.status)

@@ -317,7 +317,7 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("option", "options"), WRONG, ids=lambda value: repr(value)[:60])
+@pytest.mark.parametrize(("option", "options"), WRONG, ids=lambda value: repr(value)[:40])
 def test_a_wrong_option_is_refused_at_construction_by_name_and_shows_no_secret(option: str, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError) as caught:
         UpstreamCredentialMiddleware(Witness(), **options)

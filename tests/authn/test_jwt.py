@@ -557,7 +557,7 @@ ISSUER_OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("userinfo", {"userinfo": None}),
     ("userinfo", {"userinfo": "http://issuer.example/userinfo"}),
     ("userinfo", {"userinfo": True, "header": "x-assertion"}),
-    ("http", {"http": object(), "secret": "s" * 64}),
+    ("http", {"http": "a client", "secret": "s" * 64}),
 ]
 
 

@@ -1,6 +1,7 @@
 """The headers in which proxies hand a certificate on."""
 
 import base64
+import itertools
 from typing import Any
 from urllib.parse import quote
 
@@ -118,6 +119,7 @@ def test_two_uris_in_an_element_are_no_spiffe_id() -> None:
         b"Hash=" + HASH + b";" + b";".join(b"DNS=a%d.example" % number for number in range(101)),
         b'Subject="' + b"a" * MAX_TEXT + b'";Hash=' + HASH,
     ],
+    ids=itertools.count(),
 )
 def test_an_element_that_cannot_be_read_is_refused(value: bytes) -> None:
     with pytest.raises(InvalidValueError):

@@ -81,7 +81,7 @@ def test_a_key_of_another_tenant_is_not_taken_over(run: Run) -> None:
         ("16 to 512 printable ASCII characters", ("--read-key",), "k" * 513),
         ("16 to 512 printable ASCII characters", ("--read-key",), "k" * 10_000),
         ("16 to 512 printable ASCII characters", ("--read-key",), f"{KEY}\n{KEY}\n"),
-        ("of our own form", ("--read-key",), mint_key().text),
+        pytest.param("of our own form", ("--read-key",), mint_key().text, id="of our own form"),
     ],
 )
 def test_what_cannot_be_imported_is_refused_without_repeating_it(

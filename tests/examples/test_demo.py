@@ -61,11 +61,14 @@ def test_the_lines_to_copy_work_until_ctrl_c_which_ends_everything(tmp_path: Pat
     with subprocess.Popen(command, env=environment(tmp_path), stdout=subprocess.PIPE, text=True) as demo:
         assert demo.stdout is not None
         output = ""
-        while "stays up until Ctrl-C" not in output and (line := demo.stdout.readline()):
-            output += line
-        lines = [line for line in output.splitlines() if line.startswith(("curl ", "AUTHMW_STORE="))]
-        answers = [subprocess.run(line, shell=True, capture_output=True, text=True, check=True, timeout=30).stdout for line in lines]
-        demo.send_signal(signal.SIGINT)
+        try:
+            while "stays up until Ctrl-C" not in output and (line := demo.stdout.readline()):
+                output += line
+            lines = [line for line in output.splitlines() if line.startswith(("curl ", "AUTHMW_STORE="))]
+            answers = [subprocess.run(line, shell=True, capture_output=True, text=True, check=True, timeout=30).stdout for line in lines]
+        finally:
+            # Else a line that fails would leave the show up, and the run would wait for its end for ever.
+            demo.send_signal(signal.SIGINT)
         rest, _ = demo.communicate(timeout=30)
     chat, streamed, messages, refused, listed, revoked = answers
     assert "Hello from gpt-4o-mini: hello" in chat

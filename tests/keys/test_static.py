@@ -1,3 +1,4 @@
+import itertools
 import math
 import secrets
 from typing import Any
@@ -42,6 +43,7 @@ async def test_a_key_that_was_given_in_code_says_who_is_calling() -> None:
         sha256(TEXT.encode()).hex().encode(),
         b"\xff",
     ],
+    ids=itertools.count(),
 )
 async def test_any_other_text_is_nobodys(presented: bytes) -> None:
     keys = StaticKeys({"ci": TEXT})

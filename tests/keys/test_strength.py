@@ -55,7 +55,13 @@ def test_a_key_that_cannot_travel_in_a_header_is_refused(odd: str, where: int) -
 
 
 @pytest.mark.parametrize(
-    "text", ["0123456789" + "x" * 22, "9f86d081884c7d659a2feaa0c55ad015", secrets.token_urlsafe(48), secrets.token_hex(256)]
+    "text",
+    [
+        "0123456789" + "x" * 22,
+        "9f86d081884c7d659a2feaa0c55ad015",
+        pytest.param(secrets.token_urlsafe(48), id="urlsafe"),
+        pytest.param(secrets.token_hex(256), id="hexadecimal"),
+    ],
 )
 def test_a_random_key_is_taken_as_it_is(text: str) -> None:
     assert text.encode() == check_chosen_key("master_key", Secret(text))

@@ -133,7 +133,20 @@ def forged(key_id: str | None = None) -> str:
 # Texts that are no key.
 
 
-@pytest.mark.parametrize("text", ["", "x", "sk-1234", "' OR 1=1 --", FOREIGN, "größe", forged()[:-1], forged() + "x", forged().upper()])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x",
+        "sk-1234",
+        "' OR 1=1 --",
+        FOREIGN,
+        "größe",
+        pytest.param(forged()[:-1], id="a character less"),
+        pytest.param(forged() + "x", id="a character more"),
+        pytest.param(forged().upper(), id="another case"),
+    ],
+)
 async def test_a_text_of_another_form_is_refused_without_asking_anybody(here: Process, text: str) -> None:
     known = await here.verifier.verify(text.encode())
     assert known is MALFORMED

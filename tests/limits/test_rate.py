@@ -86,7 +86,7 @@ def refused(answer: Response) -> tuple[int, str | None]:
 @pytest.mark.parametrize(
     ("options", "option"),
     [
-        ({"ledger": MemoryLedger()}, "ledger"),
+        pytest.param({"ledger": MemoryLedger()}, "ledger", id="a ledger without a handle"),
         ({"ledger": None}, "ledger"),
         ({"lens": None}, "lens"),
         ({"limits": ["4 concurrent"]}, "limits"),

@@ -137,7 +137,7 @@ CASES: Final[list[tuple[str, dict[str, Any], set[bytes]]]] = [
 ]
 
 
-@pytest.mark.parametrize(("target", "options", "expected"), CASES, ids=str)
+@pytest.mark.parametrize(("target", "options", "expected"), CASES, ids=lambda value: None if isinstance(value, set) else str(value))
 @pytest.mark.parametrize("times", [1, 11])
 async def test_each_client_is_told_in_its_own_headers_on_answers_and_denials(
     target: str, options: Any, expected: set[bytes], times: int

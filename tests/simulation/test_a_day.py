@@ -1,7 +1,7 @@
 """Days of traffic with everything that goes wrong in them. Each day is told by its seed, and is the same every time."""
 
 import random
-from functools import partial
+from functools import cache, partial
 
 import anyio
 import pytest
@@ -88,13 +88,18 @@ async def a_day(clock: SimulatedClock, chance: random.Random, *, trouble: bool =
     return day
 
 
+@cache
+def the_day(seed: int) -> Day:
+    return simulate(a_day, seed=seed)
+
+
 def ran(day: Day) -> list[Execution]:
     return [execution for execution in day.world.executions if execution.input]
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_no_day_spends_more_than_the_budget_and_none_loses_track_of_what_was_spent(seed: int) -> None:
-    day = simulate(a_day, seed=seed)
+    day = the_day(seed)
     executions = day.world.executions
     # Never a nano-dollar over the limit, though what was asked for was several times as much.
     assert day.most <= BUDGET.amount
@@ -122,7 +127,7 @@ def test_a_day_without_trouble_is_booked_to_the_nano_dollar_and_refuses_nothing_
 
 
 def test_a_day_is_the_same_whenever_it_is_run_again() -> None:
-    days = [simulate(a_day, seed=5) for _ in range(2)]
+    days = [the_day(5), simulate(a_day, seed=5)]
     told = [[(execution.team, execution.status, execution.output, execution.charged) for execution in day.world.executions] for day in days]
     assert told[0] == told[1]
     assert days[0].used == days[1].used

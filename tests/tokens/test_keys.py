@@ -50,7 +50,6 @@ def bare(key: dict[str, Any], **changes: Any) -> dict[str, Any]:
         (bare(RSA, alg="PS384"), {"PS384"}),
         (bare(ED25519, alg="Ed25519"), {"Ed25519"}),
     ],
-    ids=str,
 )
 def test_a_key_fits_the_algorithms_of_its_type_and_of_these_the_one_that_it_names(key: dict[str, Any], algorithms: set[str]) -> None:
     """RFC 8725 §3.1."""
@@ -93,7 +92,7 @@ def test_a_key_fits_the_algorithms_of_its_type_and_of_these_the_one_that_it_name
         bare(RSA, e="AQAA"),
         bare(RSA, e=encode(b"\x01" + bytes(8) + b"\x01").decode()),
         bare(RSA, n="AQAB"),
-        bare(RSA, n=encode(secrets.token_bytes(1025)).decode()),
+        bare(RSA, n=encode(b"\x01" + secrets.token_bytes(1024)).decode()),
         bare(RSA, n=RSA["n"] + "=="),
         bare(RSA, p="AQ"),
         bare(RSA, alg="ES256"),
@@ -106,7 +105,6 @@ def test_a_key_fits_the_algorithms_of_its_type_and_of_these_the_one_that_it_name
         SECRET | {"alg": "A256GCM"},
         SECRET | {"k": encode(bytes(range(32))).decode(), "alg": "HS512"},
     ],
-    ids=lambda key: str(key)[:60],
 )
 def test_a_key_that_cannot_be_used_is_none(key: Any) -> None:
     with pytest.raises(UnusableKeyError) as caught:

@@ -52,7 +52,7 @@ MAX_COUNT: Final = 2**53
 """Counts above are refused: a store that counts in doubles (Lua) would no longer count exactly."""
 
 
-class Usage(msgspec.Struct, frozen=True, kw_only=True):
+class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How much one answer used; also the most that a call may use, where its cost is bounded.
 
     Counts are inclusive, whatever the provider's own are: `input` and `output` are all tokens, and the others say how many of

@@ -7,6 +7,9 @@ from typing import Final
 
 _MOMENT: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:T[0-9]{2}:[0-9]{2}(?::[0-9]{2})?(?:Z|[+-][0-9]{2}:[0-9]{2}))?")
 
+_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_FIRST_DAY: Final = dt.date(1970, 1, 1).toordinal()
+
 
 def parse_moment(text: str, timezone: str) -> int:
     """Return the moment at which a date begins in a time zone, or which a time with an offset is, in seconds since 1970.
@@ -31,3 +34,19 @@ def moment_text(moment: int, timezone: str) -> str:
 def rfc3339(moment: int) -> str:
     """Return a moment in UTC, as RFC 3339 §5.6 writes it."""
     return dt.datetime.fromtimestamp(moment, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def day_text(day: int) -> str:
+    """Return a number of days since 1970 as a date."""
+    return dt.date.fromordinal(_FIRST_DAY + day).isoformat()
+
+
+def parse_day(text: str) -> int:
+    """Return a date as a number of days since 1970.
+
+    Raises:
+        ValueError: `text` is no date such as `2026-12-01`, or there is no such day.
+    """
+    if _DAY.fullmatch(text) is None:
+        raise ValueError(f"{text!r} is no date such as 2026-12-01")
+    return dt.date.fromisoformat(text).toordinal() - _FIRST_DAY

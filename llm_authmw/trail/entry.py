@@ -1,8 +1,16 @@
 """An entry: a record as it is written, in its place in a writer's chain."""
 
+from collections.abc import Mapping
+from typing import Final, Literal, TypeAlias
+
 import msgspec
 
 from llm_authmw.trail.record import Record
+
+Format: TypeAlias = Literal["json", "ocsf"]
+
+CLOSING: Final[Mapping[Format, int]] = {"json": 1, "ocsf": 2}
+"""Before how many closing brackets of a line its place in the chain stands: in OCSF that is in `unmapped`, the last member."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -16,6 +24,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             the person's part.
         person: The person's part, with the salt of its commitment, as ASCII JSON; None where there is none, or it is forgotten.
         record: The record itself, for whoever sorts entries by what they say.
+        format: How it is written.
     """
 
     writer: str
@@ -24,10 +33,12 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     sealed: bytes
     person: bytes | None
     record: Record
+    format: Format = "json"
 
     @property
     def line(self) -> bytes:
         """The whole entry as one line of ASCII JSON, without the line break: what files and collectors get."""
         chain = b',"chain":{"writer":"%b","sequence":%d,"hash":"%b"}' % (self.writer.encode(), self.sequence, self.hash.encode())
         person = b"" if self.person is None else b',"person":' + self.person
-        return self.sealed[:-1] + chain + person + b"}"
+        end = -CLOSING[self.format]
+        return self.sealed[:end] + chain + person + self.sealed[end:]

@@ -7,7 +7,7 @@ import msgspec
 
 from llm_authmw.trail.entry import Entry
 
-Dimension: TypeAlias = Literal["key", "user", "team", "org", "tenant", "model", "day"]
+Dimension: TypeAlias = Literal["key", "user", "realm", "team", "org", "tenant", "model", "day"]
 """What use can be summed up by; beside these the name of a field that an enrichment adds."""
 
 

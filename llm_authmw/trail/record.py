@@ -4,7 +4,7 @@ No header, no query, no body and no credential has a field, so that none can be 
 apart (`Person`), so that it can be forgotten while everything else stays (GDPR Art. 17).
 """
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -15,6 +15,7 @@ RecordKind: TypeAlias = Literal["request", "intent", "change", "policy", "loss",
 Outcome: TypeAlias = Literal["allowed", "denied", "failed"]
 End: TypeAlias = Literal["complete", "client_gone", "upstream_error", "cut"]
 Detail: TypeAlias = str | int | float | bool | None
+CheckpointState: TypeAlias = Literal["opened", "running", "closed"]
 
 
 class Who(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -45,6 +46,7 @@ class Person(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
         actors: Who acted on the subject's behalf, the nearest first (RFC 8693 §4.1).
         changes: The fields that a change has changed, as [before, after]; never a secret.
         extra: What an enrichment has added, where it says who a person is.
+        cut: The names of those of these fields that were too long, and of which the beginning is here.
     """
 
     user: str | None = None
@@ -55,6 +57,7 @@ class Person(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     actors: tuple[str, ...] = ()
     changes: dict[str, Any] = {}
     extra: dict[str, Detail] = {}
+    cut: tuple[str, ...] = ()
 
 
 class Reserved(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -89,6 +92,38 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     fields: tuple[str, ...] = ()
 
 
+class Head(NamedTuple):
+    """Where a chain stands: its last entry.
+
+    Attributes:
+        sequence: Its place, from 0 on.
+        hash: Its hash, 64 hexadecimal digits.
+        time: When it is dated, in microseconds since 1970.
+    """
+
+    sequence: int
+    hash: str
+    time: int
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """Where a writer's chain stands, signed where it has a key.
+
+    Attributes:
+        state: "opened" where it begins, or begins to write to another file; "running" now and then; "closed" where it ends.
+        previous: The hash of the entry before, 64 hexadecimal digits; zeros where there is none.
+        seen: Where other writers' chains stood in the same place, by writer.
+        key: The id of the key that signs it: the first 16 hexadecimal digits of the SHA-256 of the public key.
+        signature: The signature (Ed25519), 128 hexadecimal digits, over what `checkpoints.signed_text` says.
+    """
+
+    state: CheckpointState
+    previous: str
+    seen: dict[str, Head] = {}
+    key: str | None = None
+    signature: str | None = None
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One record. What is not known, or has no meaning for its kind, is left out.
 
@@ -99,7 +134,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
         id: The request's id; the same in its intent.
         trace_id: Of the trace that it is in (W3C Trace Context), 32 hexadecimal digits. A client may have chosen it.
         who: Who is calling.
-        person: What says who that is as a person; None once it is forgotten.
         outcome: "allowed", "denied", or "failed" where the app raised an error.
         reason: The exact reason code of a denial.
         layer: The layer that denied.
@@ -125,6 +159,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
         lost: How many records were lost before this one, of kind "loss".
         stands: What guards, of kind "policy": the layers as they print themselves.
         extra: What an enrichment has added.
+        cut: The names of those of these fields that were too long, and of which the beginning is here.
+        checkpoint: Where the chain stands, of kind "checkpoint".
+        person: What says who is calling as a person; None once it is forgotten. It is the last one here as it is in a line.
     """
 
     time: int
@@ -132,7 +169,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     id: str | None = None
     trace_id: str | None = None
     who: Who | None = None
-    person: Person | None = None
     outcome: Outcome | None = None
     reason: str | None = None
     layer: str | None = None
@@ -158,3 +194,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     lost: int = 0
     stands: tuple[str, ...] = ()
     extra: dict[str, Detail] = {}
+    cut: tuple[str, ...] = ()
+    checkpoint: Checkpoint | None = None
+    person: Person | None = None
+
+    def record(self) -> "Record":
+        """Return itself: what is a record already needs not be made when it is written."""
+        return self

@@ -87,6 +87,7 @@ class Alerts:
         self._ledger: Final = ledger
         self._asking: Final = Outbox(_Agreed(self), size=_WAITING, sleep=sleep)
         self._known: Final[dict[tuple[str, str, str, str], list[float]]] = {}
+        telemetry.measure(self)
 
     def __repr__(self) -> str:
         return f"Alerts({', '.join(repr(outbox) for outbox in self._outboxes)})"
@@ -116,7 +117,6 @@ class Alerts:
     async def start(self) -> None:
         """Begin to listen; starting twice is starting once."""
         telemetry.attach(self)
-        telemetry.measure(self)
 
     async def aclose(self) -> None:
         """Stop listening, and give what waits a moment to be told."""

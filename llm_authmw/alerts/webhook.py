@@ -11,16 +11,16 @@ import msgspec
 
 from llm_authmw.alerts.telling import NotToldError, Telling
 from llm_authmw.clock import SYSTEM_CLOCK, Clock
-from llm_authmw.errors import ConfigurationError, IssuerUnavailableError
+from llm_authmw.errors import ConfigurationError, SinkError
 from llm_authmw.secrets import Secret, resolve_secret
-from llm_authmw.tokens.http import Fetcher, HTTPClient, check_url
+from llm_authmw.sinks.http_calls import Collector
+from llm_authmw.sinks.tls import Path, client_context
 
 _PREFIX: Final = "whsec_"
 _LEAST: Final = 24
 _MOST: Final = 64
 """Bytes of a signing secret, as the specification has it."""
 _TRY_LATER: Final = frozenset({408, 425, 429})
-_MOST_ANSWERED: Final = 65_536
 
 
 class Webhook:
@@ -32,11 +32,11 @@ class Webhook:
     followed.
 
     Args:
-        url: https, or http to a loopback host.
+        url: https, or http to a loopback host; or a reference to it, since its path is often a secret.
         secret: What is signed with, or a reference to it: `whsec_` and 24 to 64 bytes in base64. Of several, each signs, so that a
             secret can be replaced.
         deadline: Seconds that one attempt may take.
-        client: A client of your own, for a private certificate authority.
+        ca_file: PEM with the authorities that the receiver's certificate may come from. Left out: those that the system trusts.
         clock: Gives the time.
 
     Raises:
@@ -49,20 +49,19 @@ class Webhook:
         *,
         secret: str | Secret | Sequence[str | Secret],
         deadline: float = 5.0,
-        client: HTTPClient | None = None,
+        ca_file: Path | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        # The path of a webhook is a secret, as often as not.
-        self._url: Final = check_url("url", resolve_secret("url", url).reveal())
+        tls = client_context(ca_file=ca_file, cert_file=None, key_file=None)
+        self._receiver: Final = Collector(url, headers={}, tls=tls, clock=clock, timeout=deadline)
         given = [secret] if isinstance(secret, str | Secret) else list(secret)
         if not given:
             raise ConfigurationError("secret", "names none, so that nobody could know that it was us")
         self._keys: Final = [_key(resolve_secret("secret", one).reveal()) for one in given]
-        self._fetcher: Final = Fetcher(client, deadline=deadline, max_bytes=_MOST_ANSWERED)
         self._now: Final = clock.now
 
     def __repr__(self) -> str:
-        return f"Webhook({'/'.join(self._url.split('/', 3)[:3])!r})"
+        return f"Webhook({self._receiver.place!r})"
 
     async def tell(self, telling: Telling) -> None:
         """Post it once.
@@ -73,15 +72,15 @@ class Webhook:
         body = msgspec.json.encode(telling.payload())
         headers = {"content-type": "application/json", **self._signed(telling.id, body)}
         try:
-            answer = await self._fetcher.post(self._url, body, headers=headers)
-        except IssuerUnavailableError as error:
+            answer = await self._receiver.post(body, headers)
+        except SinkError as error:
             raise NotToldError(str(error)) from None
         if not 200 <= answer.status < 300:
-            raise NotToldError(f"it answered with {answer.status}", permanent=answer.status < 500 and answer.status not in _TRY_LATER)
+            raise NotToldError(f"answered with {answer.status}", permanent=answer.status < 500 and answer.status not in _TRY_LATER)
 
     async def aclose(self) -> None:
         """Close the connection that is kept."""
-        await self._fetcher.aclose()
+        await self._receiver.aclose()
 
     def _signed(self, message_id: str, body: bytes) -> dict[str, str]:
         moment = str(int(self._now()))

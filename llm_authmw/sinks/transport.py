@@ -1,13 +1,17 @@
 """The seam to a place that records are written to."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 from llm_authmw.trail.entry import Entry
+from llm_authmw.trail.record import Head
 
 
 class Transport(Protocol):
-    """One place. Whoever calls it calls it once at a time, with entries in the order of their chain."""
+    """One place. Whoever calls it calls it once at a time, with entries in the order of their chain.
+
+    Its event loop may change between two calls: what belongs to a loop that has ended is made anew.
+    """
 
     @property
     def durable(self) -> bool:
@@ -16,6 +20,8 @@ class Transport(Protocol):
 
     async def write(self, entries: Sequence[Entry]) -> None:
         """Take entries, all or none as far as can be known. Returning means that they are taken.
+
+        A call that takes too long is cancelled, and means the same as one that fails.
 
         Raises:
             SinkError: they are not, or it is not known whether they are; the same entries are given again later.
@@ -30,3 +36,31 @@ class Transport(Protocol):
 
     async def aclose(self) -> None:
         """End it; the next use starts it again."""
+
+    def forked(self) -> None:
+        """Forget connections, threads and locks without using them: this is the child of a fork, and they are its parent's."""
+
+
+@runtime_checkable
+class ImmediateTransport(Transport, Protocol):
+    """One that can also write without waiting for anything: a request that must be recorded then waits for no task."""
+
+    def write_now(self, entries: Sequence[Entry]) -> None:
+        """Take entries, as `write` does.
+
+        Raises:
+            SinkError: as there.
+        """
+
+
+@runtime_checkable
+class MovingTransport(Protocol):
+    """One whose place may be moved away: what is written after that begins with a checkpoint, so that it can be verified by itself."""
+
+    def take_moved(self) -> bool:
+        """Say whether another place was begun since the last time that this was asked."""
+        ...
+
+    def take_heads(self) -> Mapping[str, Head]:
+        """Return where others' chains stood when the place was begun, once: the next checkpoint tells of them."""
+        ...

@@ -131,15 +131,7 @@ class Fetcher:
             IssuerUnavailableError: as `get`.
         """
         form = {"content-type": "application/x-www-form-urlencoded"}
-        return await self.post(url, urlencode(fields).encode(), headers={**(headers or {}), **form})
-
-    async def post(self, url: str, content: bytes, *, headers: Mapping[str, str]) -> Answer:
-        """Send a body to `url`, which `check_url` has let pass. Header names are in lower case, and say what it is.
-
-        Raises:
-            IssuerUnavailableError: as `get`.
-        """
-        return await self._ask("POST", url, content, headers)
+        return await self._ask("POST", url, urlencode(fields).encode(), {**(headers or {}), **form})
 
     async def aclose(self) -> None:
         """Close the connections that this loop's client has kept; the next call opens new ones."""

@@ -1,3 +1,4 @@
+import logging
 import re
 from typing import Any
 
@@ -115,6 +116,7 @@ async def test_no_redirect_is_followed() -> None:
 
 
 async def test_every_attempt_of_one_alert_has_the_same_id_and_the_last_one_is_taken(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
     endpoint, waits = Endpoint("503 Service Unavailable", "500 Oops", "200 OK"), list[float]()
 
     async def sleep(seconds: float) -> None:
@@ -129,6 +131,7 @@ async def test_every_attempt_of_one_alert_has_the_same_id_and_the_last_one_is_ta
     assert [*WAITS[:2]] == [wait for wait in waits if wait]
     assert 3 == len(endpoint.posts)
     assert 1 == len({headers["webhook-id"] for headers, _ in endpoint.posts})
+    # Nor in the log of the HTTP library, which would write down every URL.
     assert "in-the-url" not in caplog.text + repr(alerts)
     assert SECRET not in caplog.text + repr(alerts)
 

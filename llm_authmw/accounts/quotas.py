@@ -12,6 +12,7 @@ from llm_authmw.changes import ChangeFollower, Changes
 from llm_authmw.clock import SYSTEM_CLOCK, Clock
 from llm_authmw.errors import ConfigurationError, StoreUnavailableError
 from llm_authmw.principal import Principal
+from llm_authmw.telemetry import Asked, asking, emit
 
 MAX_ACCOUNTS: Final = 100_000
 """Accounts that are remembered, and as many combinations of them that callers belong to."""
@@ -60,7 +61,9 @@ class AccountQuotas:
         self._monotonic: Final = clock.monotonic
         # One record each, or none where there is no such account: teams that have no account are as many as teams.
         self._records: Final[Cache[AccountRef, tuple[AccountRecord, ...]]] = Cache(max_entries=max_accounts, ttl=math.inf, clock=clock)
-        self._found: Final[Cache[_Belonging, tuple[AccountRecord, ...]]] = Cache(max_entries=max_accounts, ttl=math.inf, clock=clock)
+        self._found: Final[Cache[_Belonging, tuple[AccountRecord, ...]]] = Cache(
+            max_entries=max_accounts, ttl=math.inf, name="accounts", clock=clock
+        )
         follower.subscribe(self._forget)
 
     def recall(self, principal: Principal) -> tuple[AccountRecord, ...] | None:
@@ -85,6 +88,7 @@ class AccountQuotas:
         with anyio.move_on_after(self._deadline - waited):
             await self._follower.refresh()
             return await self._found.get(_belonging(principal), lambda _: self._load(principal))
+        emit(Asked("accounts", "find", self._deadline, "late"))
         raise StoreUnavailableError("the store did not answer in time")
 
     async def _load(self, principal: Principal) -> tuple[AccountRecord, ...]:
@@ -94,7 +98,7 @@ class AccountQuotas:
         return tuple(found)
 
     async def _find(self, ref: AccountRef) -> tuple[AccountRecord, ...]:
-        record = await self._store.find(ref)
+        record = await asking("accounts", "find", lambda: self._store.find(ref), monotonic=self._monotonic)
         return () if record is None else (record,)
 
     def _forget(self, changes: Changes) -> None:

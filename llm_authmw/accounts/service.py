@@ -1,6 +1,7 @@
 """Accounts: create, list, change, block. A blocked account stops everything that belongs to it."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Unpack, get_args
 
 import msgspec
@@ -20,9 +21,10 @@ from llm_authmw.changes import ChangeFollower, Changes
 from llm_authmw.clock import SYSTEM_CLOCK, Clock
 from llm_authmw.errors import ConflictError, InvalidValueError, NotFoundError
 from llm_authmw.fields import text
-from llm_authmw.history import HistoryEntry
+from llm_authmw.history import HistoryEntry, Recorder, unrecorded
 from llm_authmw.increases import BudgetChange
 from llm_authmw.principal import DEFAULT_TENANT, KEYS_REALM
+from llm_authmw.telemetry import asking
 
 
 class AccountService:
@@ -32,10 +34,14 @@ class AccountService:
     here takes effect at once in this process, and within the store's bound in every other one.
     """
 
-    def __init__(self, store: AccountStore, *, follower: ChangeFollower, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self, store: AccountStore, *, follower: ChangeFollower, recorder: Recorder = unrecorded, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         self._store: Final = store
+        self._recorder: Final = recorder
         self._follower: Final = follower
         self._now: Final = clock.now
+        self._monotonic: Final = clock.monotonic
         self.blocked: frozenset[AccountRef] = frozenset()
         """The accounts that are blocked, as `load` last read them."""
         self.stale: bool = True
@@ -58,7 +64,8 @@ class AccountService:
         found: list[AccountRef] = []
         after: str | None = None
         while True:
-            page = await self._store.query(AccountQuery(status="blocked", after=after, size=1000))
+            query = AccountQuery(status="blocked", after=after, size=1000)
+            page = await asking("accounts", "blocked", partial(self._store.query, query), monotonic=self._monotonic)
             found += [record.ref for record in page.accounts]
             after = page.next
             if after is None:
@@ -113,7 +120,7 @@ class AccountService:
         entry = HistoryEntry(at=record.created_at, action="create", actor=text("actor", actor), changes=changes)
         if not await self._store.write(record, entry):
             raise ConflictError("this account exists")
-        self._announce()
+        self._announce(record, entry)
         return record
 
     async def get(self, kind: AccountKind, name: str, *, tenant: str = DEFAULT_TENANT, realm: str | None = None) -> AccountRecord:
@@ -242,14 +249,14 @@ class AccountService:
             changed = msgspec.structs.replace(changed, revision=record.revision + 1)
             before, after = record.as_dict(), changed.as_dict()
             differences = {field: [before[field], after[field]] for field in after if field != "revision" and before[field] != after[field]}
-            if await self._store.write(
-                changed, HistoryEntry(at=self._now(), action=action, actor=text("actor", actor), changes=differences)
-            ):
-                self._announce()
+            entry = HistoryEntry(at=self._now(), action=action, actor=text("actor", actor), changes=differences)
+            if await self._store.write(changed, entry):
+                self._announce(changed, entry)
                 return changed
 
-    def _announce(self) -> None:
+    def _announce(self, record: AccountRecord, entry: HistoryEntry) -> None:
         self._follower.announce(Changes(cursor=0, accounts=True))
+        self._recorder("account", f"{record.kind}:{record.name}", entry, tenant=record.tenant)
 
     def _forget(self, changes: Changes) -> None:
         if changes.accounts:

@@ -35,3 +35,13 @@ def unrevoked(stored: StoredKey) -> StoredKey:
     if stored.record.status == "revoked":
         raise ConflictError("the API key is revoked, which is final; create another one")
     return stored
+
+
+def differences_of(before: StoredKey, after: StoredKey) -> dict[str, Any]:
+    """Return what a change changes, for the history: by field, what it was and what it is; never a secret."""
+    was, now = before.record.as_dict(), after.record.as_dict()
+    differences: dict[str, Any] = {field: [was[field], now[field]] for field in now if field != "revision" and was[field] != now[field]}
+    if after.secrets != before.secrets:
+        # When each secret ends, the newest first; that is all that may be said of one.
+        differences["secrets_end"] = [[secret.not_after for secret in key.secrets] for key in (before, after)]
+    return differences

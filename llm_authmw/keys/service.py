@@ -10,14 +10,14 @@ from llm_authmw.changes import ChangeFollower, Changes
 from llm_authmw.clock import SYSTEM_CLOCK, Clock
 from llm_authmw.errors import ConflictError, InvalidValueError, NotFoundError
 from llm_authmw.fields import text
-from llm_authmw.history import HistoryEntry
+from llm_authmw.history import HistoryEntry, Recorder, unrecorded
 from llm_authmw.increases import BudgetChange
 from llm_authmw.keys.format import DEFAULT_PREFIX, mint_key, new_key_id
 from llm_authmw.keys.hashing import Digest, Peppers
 from llm_authmw.keys.imported import digest_to_import
 from llm_authmw.keys.protocols import Idempotency, KeyPage, KeyQuery, KeyStore, Replay
 from llm_authmw.keys.records import CreatedKey, KeyFields, KeyRecord, KeySecret, KeyState, KeyStatus, StoredKey, clean_fields
-from llm_authmw.keys.revisions import changed_key, checked_dates, unrevoked
+from llm_authmw.keys.revisions import changed_key, checked_dates, differences_of, unrevoked
 from llm_authmw.keys.verifier import KeyVerifier
 from llm_authmw.principal import DEFAULT_TENANT
 
@@ -44,13 +44,18 @@ class KeyService:
         follower: ChangeFollower,
         peppers: Peppers | None = None,
         verifier: KeyVerifier,
+        recorder: Recorder = unrecorded,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._store: Final = store
+        self._recorder: Final = recorder
         self._follower: Final = follower
         self._peppers: Final = peppers or Peppers()
         self._now: Final = clock.now
         self.verifier: Final = verifier
+
+    def __repr__(self) -> str:
+        return "KeyService()"
 
     async def create(
         self,
@@ -359,7 +364,7 @@ class KeyService:
         written = await self._store.write(stored, entry, idempotency)
         if isinstance(written, Replay):
             return written
-        self._announce(stored.record.id)
+        self._announce(stored.record, entry)
         return None
 
     @overload
@@ -375,19 +380,15 @@ class KeyService:
         while True:
             stored = await self._find(key_id, tenant)
             changed = change(stored)
-            before, after = stored.record.as_dict(), changed.record.as_dict()
-            differences = {field: [before[field], after[field]] for field in after if field != "revision" and before[field] != after[field]}
-            if not differences and changed.secrets == stored.secrets:
+            differences = differences_of(stored, changed)
+            if not differences:
                 return stored.record
-            if changed.secrets != stored.secrets:
-                # When each secret ends, the newest first; that is all that may be said of one.
-                differences["secrets_end"] = [[secret.not_after for secret in key.secrets] for key in (stored, changed)]
             entry = HistoryEntry(at=self._now(), action=action, actor=text("actor", actor), changes=differences)
             written = await self._store.write(changed, entry, idempotency)
             if isinstance(written, Replay):
                 return written
             if written:
-                self._announce(key_id)
+                self._announce(changed.record, entry)
                 return changed.record
 
     async def _replayed(self, replay: Replay, idempotency: Idempotency | None) -> CreatedKey:
@@ -395,5 +396,6 @@ class KeyService:
             raise ConflictError("this idempotency key was used for another call")
         return CreatedKey(record=await self.get(replay.key_id), key=None, replayed=True)
 
-    def _announce(self, key_id: str) -> None:
-        self._follower.announce(Changes(cursor=0, keys=frozenset((key_id,))))
+    def _announce(self, record: KeyRecord, entry: HistoryEntry) -> None:
+        self._follower.announce(Changes(cursor=0, keys=frozenset((record.id,))))
+        self._recorder("key", record.id, entry, tenant=record.tenant)

@@ -14,6 +14,7 @@ from llm_authmw.cache import Cache
 from llm_authmw.changes import ChangeFollower, Changes
 from llm_authmw.clock import SYSTEM_CLOCK, Clock
 from llm_authmw.errors import ConfigurationError, Denial, StoreError, StoreUnavailableError
+from llm_authmw.keys.expiry import ExpiryNotices
 from llm_authmw.keys.format import MAX_KEY_LENGTH, parse_key
 from llm_authmw.keys.hashing import Digest, Peppers, sha256
 from llm_authmw.keys.known import MALFORMED, UNKNOWN, KnownKey
@@ -21,6 +22,7 @@ from llm_authmw.keys.protocols import KeyReader, KeyUse
 from llm_authmw.keys.records import KeyRecord, KeySecret, StoredKey
 from llm_authmw.principal import ANONYMOUS
 from llm_authmw.resource import Resource
+from llm_authmw.telemetry import Asked, asking, emit
 
 TOUCH_INTERVAL: Final = 60.0
 """Seconds between two notes of one key's use."""
@@ -99,6 +101,7 @@ class KeyVerifier:
             negative_ttl=NEGATIVE_TTL,
             is_negative=lambda known: known.principal is ANONYMOUS,
             on_drop=self._dropped,
+            name="keys",
             clock=clock,
         )
         self._texts_of: Final[dict[str, bytes | tuple[bytes, ...]]] = {}
@@ -106,6 +109,7 @@ class KeyVerifier:
         self._uses: Final[dict[tuple[str, Digest | None], KeyUse]] = {}
         """By key, and by the digest that is to be replaced: the secrets of a rotation may each want a newer pepper."""
         self._flushed_at = -math.inf
+        self._notices: Final = ExpiryNotices()
         self._shared: Final[dict[Any, Any]] = {}
         follower.subscribe(self._forget)
 
@@ -141,11 +145,12 @@ class KeyVerifier:
                 await self._accounts.load()
                 known = await self._cache.get(digest, lambda _: self._load(presented, digest, key_id))
         except TimeoutError:
+            emit(Asked("keys", "find", self._deadline, "late"))
             raise Denial("store_unavailable") from StoreUnavailableError("the store did not answer in time")
         except StoreError as error:
             raise Denial("store_unavailable") from error
         if known.key_id is not None:
-            if self._cache.peek(digest) is not known:
+            if not self._cache.holds(digest, known):
                 # Something changed while it was loaded, so nobody will tell it of the next change: whoever holds on to it asks.
                 known.current = False
             else:
@@ -160,6 +165,8 @@ class KeyVerifier:
         if now >= known.touch_due and refused is None and known.key_id is not None:
             known.touch_due = now + TOUCH_INTERVAL
             self._uses[known.key_id, None] = KeyUse(known.key_id, now)
+            # Here, where a key comes by once a minute at most.
+            self._notices.look(known, now)
         return refused
 
     def holds(self, known: KnownKey) -> bool:
@@ -184,7 +191,7 @@ class KeyVerifier:
         """
         uses = dict(self._uses)
         if uses:
-            await self._store.touch(tuple(uses.values()))
+            await asking("keys", "touch", lambda: self._store.touch(tuple(uses.values())), monotonic=self._monotonic)
             for which, use in uses.items():
                 if self._uses.get(which) is use:
                     del self._uses[which]
@@ -200,9 +207,9 @@ class KeyVerifier:
 
     async def _load(self, presented: bytes, digest: bytes, key_id: str | None) -> KnownKey:
         if key_id is None:
-            stored = await self._store.find_imported(digest)
+            stored = await asking("keys", "find_imported", lambda: self._store.find_imported(digest), monotonic=self._monotonic)
         else:
-            stored = await self._store.find(key_id)
+            stored = await asking("keys", "find", lambda: self._store.find(key_id), monotonic=self._monotonic)
         if stored is None:
             # The work that a known key would have cost, so that time does not tell which ids exist.
             hmac.compare_digest(self._peppers.digest(presented).value, digest)

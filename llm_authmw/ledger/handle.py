@@ -2,7 +2,7 @@
 
 import math
 import secrets
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
@@ -18,6 +18,7 @@ from llm_authmw.ledger.hold import Hold
 from llm_authmw.ledger.journal import Journal
 from llm_authmw.ledger.recurring import Sleep
 from llm_authmw.ledger.renewer import Renewer
+from llm_authmw.telemetry import Alert, Asked, Reading, emit, measure, observed
 
 __all__ = ["Hold", "LedgerHandle"]
 
@@ -32,6 +33,7 @@ class LedgerHandle:
         deadline: Seconds that one call may take in all; None for a ledger that never waits, such as one in memory.
         lease: Seconds for which a reservation is held without a sign of life. A request that runs for longer has it renewed.
         breaker: Leaves a store alone that failed several times.
+        name: What it is called where it is measured: "ledger", or "counters" for one that holds rates only.
         clock: Gives the monotonic time.
         sleep: Waits in the background.
 
@@ -46,6 +48,7 @@ class LedgerHandle:
         deadline: float | None = 0.25,
         lease: float = 30.0,
         breaker: Breaker | None = None,
+        name: str = "ledger",
         clock: Clock = SYSTEM_CLOCK,
         sleep: Sleep = anyio.sleep,
     ) -> None:
@@ -56,11 +59,14 @@ class LedgerHandle:
         self._ledger: Final = ledger
         self._deadline: Final = deadline
         self._ttl: Final = round(lease * SECOND)
+        self._name: Final = name
+        self._monotonic: Final = clock.monotonic
         # The probe has its answer, or has failed, before the next one may go out.
         interval = max(0.5, deadline or 0.0)
         self._breaker: Final = breaker or Breaker(interval=interval, max_interval=max(5.0, interval), clock=clock)
         self._renewer: Final = Renewer(self._extend, lease=lease, clock=clock, sleep=sleep)
         self._journal: Final = Journal(self._settle, lease=lease, clock=clock, sleep=sleep)
+        measure(self)
 
     @property
     def held(self) -> int:
@@ -92,6 +98,16 @@ class LedgerHandle:
         """Whether the store is left alone but for a probe now and then."""
         return self._breaker.open
 
+    def readings(self) -> Iterator[Reading]:
+        """Return what is held, what is not settled, and what went wrong."""
+        store = (("store", self._name),)
+        yield Reading("ledger_reservations_open", self.held, store)
+        yield Reading("ledger_settlements_waiting", self.unsettled, store)
+        yield Reading("ledger_settlements_given_up", self.given_up, store, counts_up=True)
+        yield Reading("ledger_reservations_forgotten", self.forgotten, store, counts_up=True)
+        yield Reading("ledger_leases_lapsed", self.lapsed, store, counts_up=True)
+        yield Reading("store_breaker_open", self.breaker_open, store)
+
     async def reserve(self, claims: Sequence[Claim], *, waited: float = 0.0) -> Hold | Reservation:
         """Book all claims or none.
 
@@ -110,11 +126,13 @@ class LedgerHandle:
         if self._journal.entries:
             self._journal.wake()
         self._check_patience(waited)
-        turn = self._breaker.enter()
+        turn = self._enter("reserve")
         reservation_id = secrets.token_hex(16)
         claims = tuple(claims)
         try:
-            reservation = await self._ask(turn, partial(self._ledger.reserve, reservation_id, claims, ttl=self._ttl), waited=waited)
+            reservation = await self._ask(
+                "reserve", turn, partial(self._ledger.reserve, reservation_id, claims, ttl=self._ttl), waited=waited
+            )
         except InvalidValueError:
             raise
         except BaseException:
@@ -168,7 +186,7 @@ class LedgerHandle:
             StoreError: the store did not answer within the deadline, or has failed too often to be asked.
         """
         self._check_patience(waited)
-        return await self._ask(self._breaker.enter(), partial(self._ledger.balance, buckets), waited=waited)
+        return await self._ask("balance", self._enter("balance"), partial(self._ledger.balance, buckets), waited=waited)
 
     async def aclose(self) -> None:
         """Settle what is left, within 2 seconds, and log what could not be. The handle may be used again."""
@@ -181,7 +199,7 @@ class LedgerHandle:
             raise StoreUnavailableError("the request has waited for the store as long as it may")
 
     async def _settle(self, reservation_id: str, actual: Mapping[Measure, int]) -> Settlement | None:
-        return await self._ask(self._breaker.enter(), partial(self._settle_or_keep, reservation_id, actual), shield=True)
+        return await self._ask("settle", self._enter("settle"), partial(self._settle_or_keep, reservation_id, actual), shield=True)
 
     async def _settle_or_keep(self, reservation_id: str, actual: Mapping[Measure, int]) -> Settlement | None:
         try:
@@ -191,22 +209,34 @@ class LedgerHandle:
             return await self._ledger.settle(reservation_id, {})
 
     async def _extend(self, reservation_ids: Collection[str]) -> frozenset[str]:
-        return await self._ask(self._breaker.enter(), partial(self._ledger.extend, reservation_ids, ttl=self._ttl))
+        return await self._ask("extend", self._enter("extend"), partial(self._ledger.extend, reservation_ids, ttl=self._ttl))
 
-    async def _ask(self, turn: int, call: Callable[[], Awaitable[T]], *, waited: float = 0.0, shield: bool = False) -> T:
-        """Put one question to the store, and tell the breaker what came of it."""
+    def _enter(self, operation: str) -> int:
+        try:
+            return self._breaker.enter()
+        except StoreUnavailableError:
+            emit(Asked(self._name, operation, 0.0, "skipped"))
+            raise
+
+    async def _ask(self, operation: str, turn: int, call: Callable[[], Awaitable[T]], *, waited: float = 0.0, shield: bool = False) -> T:
+        """Put one question to the store, and tell the breaker, and whoever measures, what came of it."""
+        began = self._monotonic() if observed() else None
         try:
             answer = await (call() if self._deadline is None else _within(self._deadline - waited, call, shield=shield))
         except InvalidValueError:
             self._breaker.succeeded(turn)
+            self._tell(operation, began, "ok")
             raise
         except StoreError as error:
+            self._tell(operation, began, "late" if isinstance(error, _LateError) else "failed")
             self._failed(turn, error)
             raise
         except Exception as error:
+            self._tell(operation, began, "failed")
             self._failed(turn, error)
             logger.exception("a ledger failed with what is no StoreError")
             raise StoreError("the ledger failed in a way that it does not know itself") from error
+        self._tell(operation, began, "ok")
         was_open = self._breaker.open
         self._breaker.succeeded(turn)
         if was_open and not self._breaker.open:
@@ -219,12 +249,29 @@ class LedgerHandle:
         if self._breaker.open and not was_open:
             # Once, however many requests are denied meanwhile.
             logger.warning("the ledger has failed several times in a row, and is left alone but for a call now and then: %s", error)
+            emit(
+                Alert(
+                    kind="store_outage",
+                    tenant="*",
+                    subject=self._name,
+                    message="The store of limits and budgets has failed several times in a row, and is hardly asked any more.",
+                    occasion=f"{self._monotonic():.3f}",
+                )
+            )
+
+    def _tell(self, operation: str, began: float | None, outcome: str) -> None:
+        if began is not None:
+            emit(Asked(self._name, operation, self._monotonic() - began, outcome))
+
+
+class _LateError(StoreUnavailableError):
+    """The deadline has come before the answer."""
 
 
 async def _within(seconds: float, call: Callable[[], Awaitable[T]], *, shield: bool) -> T:
     with anyio.move_on_after(seconds, shield=shield):
         return await call()
-    raise StoreUnavailableError("the ledger did not answer in time")
+    raise _LateError("the ledger did not answer in time")
 
 
 def _nothing(claims: Sequence[Claim]) -> dict[Measure, int]:

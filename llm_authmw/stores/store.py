@@ -20,14 +20,19 @@ from llm_authmw.ledger.contract import Ledger
 from llm_authmw.ledger.handle import LedgerHandle
 from llm_authmw.ledger.service import LedgerService
 from llm_authmw.secrets import Secret
+from llm_authmw.sinks.options import SinkOptions
+from llm_authmw.sinks.sink import AuditSink
+from llm_authmw.stores.audit import StoreAudit, TrailStore
 from llm_authmw.stores.memory import MemoryBackend
 from llm_authmw.stores.memory.ledger import MemoryLedger
 from llm_authmw.stores.sqlite import SQLiteBackend
 from llm_authmw.stores.urls import without_password
+from llm_authmw.stores.usage import UsageService
 from llm_authmw.tokens.revocation_records import RevocationStore
 from llm_authmw.tokens.revocations import RevocationService
 
 PEPPER_VARIABLE: Final = "AUTHMW_PEPPER"
+AUDIT_KEY_VARIABLE: Final = "AUTHMW_AUDIT_KEY"
 
 
 class Backend(Protocol):
@@ -51,6 +56,11 @@ class Backend(Protocol):
     @property
     def ledger(self) -> Ledger:
         """The counters."""
+        ...
+
+    @property
+    def audit(self) -> TrailStore:
+        """What happened."""
         ...
 
     @property
@@ -84,7 +94,7 @@ class Counters(Ledger, Protocol):
 
 
 class Store:
-    """One backend, and the handles on it: `keys`, `accounts`, `revocations` and `ledger`.
+    """One backend, and the handles on it: `keys`, `accounts`, `revocations`, `ledger`, `audit` and `usage`.
 
     Handles share one cache and one view of what others changed, so one `Store` serves any number of layers. It starts by
     itself on first use; `Stack` starts and closes it with the app, and `async with` does so in a program.
@@ -101,20 +111,29 @@ class Store:
         clock: Clock,
         counters: Counters | None = None,
         whole: bool = False,
+        audit: AuditSink | None = None,
+        audit_keep: float | None = None,
+        audit_options: SinkOptions | None = None,
     ) -> None:
         self.url: Final = url
         self._backend: Final = backend
         self._counters: Final = counters
+        self.audit: Final = StoreAudit(backend.audit, keep=audit_keep, resource=self, **_with_clock(audit_options, clock))
+        self.usage: Final = UsageService(backend.audit)
+        self._changes: Final[AuditSink] = audit or self.audit
+        recorder = self._changes.changed
         follower = ChangeFollower(backend.feed, bound=bound, deadline=deadline, clock=clock)
-        self.accounts: Final = AccountService(backend.accounts, follower=follower, clock=clock)
+        self.accounts: Final = AccountService(backend.accounts, follower=follower, recorder=recorder, clock=clock)
         verifier = KeyVerifier(
             backend.keys, follower=follower, accounts=self.accounts, peppers=peppers, deadline=deadline, resource=self, clock=clock
         )
-        self.keys: Final = KeyService(backend.keys, follower=follower, peppers=peppers, verifier=verifier, clock=clock)
-        self.revocations: Final = RevocationService(backend.revocations, follower=follower, deadline=deadline, resource=self, clock=clock)
+        self.keys: Final = KeyService(backend.keys, follower=follower, peppers=peppers, verifier=verifier, recorder=recorder, clock=clock)
+        self.revocations: Final = RevocationService(
+            backend.revocations, follower=follower, deadline=deadline, recorder=recorder, resource=self, clock=clock
+        )
         self.ledger: Final = LedgerService(
             _handle(counters if whole and counters is not None else backend.ledger, deadline, clock),
-            rates=None if whole or counters is None else _handle(counters, deadline, clock),
+            rates=None if whole or counters is None else _handle(counters, deadline, clock, name="counters"),
             accounts=AccountQuotas(backend.accounts, follower=follower, deadline=deadline, clock=clock),
             resource=self,
             clock=clock,
@@ -142,6 +161,9 @@ class Store:
             closing.push_async_callback(self._backend.aclose)
             if self._counters is not None:
                 closing.push_async_callback(self._counters.aclose)
+            closing.push_async_callback(self.audit.aclose)
+            if self._changes is not self.audit:
+                closing.push_async_callback(self._changes.aclose)
             closing.push_async_callback(self.ledger.aclose)
             await self.keys.verifier.flush()
 
@@ -161,6 +183,9 @@ def open_store(
     pepper: PepperOption | None = None,
     bound: float = 1.0,
     deadline: float = 0.25,
+    audit: AuditSink | None = None,
+    audit_keep: float | None = None,
+    audit_options: SinkOptions | None = None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> Store:
     """Return the store at `url`. Nothing is read or written yet.
@@ -177,11 +202,15 @@ def open_store(
             AUTHMW_PEPPER, so that keys made by the CLI verify; without either, keys are kept as plain SHA-256.
         bound: Seconds within which what one process changes takes effect in every other one.
         deadline: Seconds that a request waits for the store in all.
+        audit: Where changes of keys, accounts and revocations are recorded. Left out: in the store itself, as `store.audit`.
+        audit_keep: Days after which entries of `store.audit` are removed. Left out: they stay until they are pruned.
+        audit_options: Options of `store.audit`: see `AuditSink`. Its `signing_key`, left out, is that of the environment variable
+            AUTHMW_AUDIT_KEY, so that what the CLI changes is signed too; without either, checkpoints are not signed.
         clock: Gives the time.
 
     Raises:
         ConfigurationError: the scheme is unknown, the URL has a part that would be ignored, the pepper is too short, `bound`
-            or `deadline` is not above zero, or both `counters` and `ledger` are given.
+            or `deadline` is not above zero, both `counters` and `ledger` are given, or an option of the audit trail is wrong.
     """
     if pepper is None and os.environ.get(PEPPER_VARIABLE):
         pepper = f"env:{PEPPER_VARIABLE}"
@@ -196,12 +225,24 @@ def open_store(
         clock=clock,
         counters=_redis(counters, ledger, clock),
         whole=ledger is not None,
+        audit=audit,
+        audit_keep=audit_keep,
+        audit_options=_signed(audit_options or {}),
     )
 
 
-def _handle(ledger: Ledger, deadline: float, clock: Clock) -> LedgerHandle:
+def _signed(options: SinkOptions) -> SinkOptions:
+    key = os.environ.get(AUDIT_KEY_VARIABLE)
+    return {"signing_key": key, **options} if key else options
+
+
+def _with_clock(options: SinkOptions | None, clock: Clock) -> SinkOptions:
+    return {"clock": clock, **(options or {})}
+
+
+def _handle(ledger: Ledger, deadline: float, clock: Clock, *, name: str = "ledger") -> LedgerHandle:
     # What never waits needs no timer, which would cost more than the rest of a reservation.
-    return LedgerHandle(ledger, deadline=None if isinstance(ledger, MemoryLedger) else deadline, clock=clock)
+    return LedgerHandle(ledger, deadline=None if isinstance(ledger, MemoryLedger) else deadline, name=name, clock=clock)
 
 
 def _backend(url: str, clock: Clock) -> Backend:

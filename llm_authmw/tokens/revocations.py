@@ -7,6 +7,7 @@ from llm_authmw.changes import ChangeFollower, Changes
 from llm_authmw.clock import SYSTEM_CLOCK, Clock
 from llm_authmw.errors import InvalidValueError, NotFoundError
 from llm_authmw.fields import moment, text, text_or_none
+from llm_authmw.history import HistoryEntry, Recorder, unrecorded
 from llm_authmw.principal import DEFAULT_TENANT
 from llm_authmw.resource import Resource
 from llm_authmw.tokens.revocation_records import (
@@ -20,6 +21,7 @@ from llm_authmw.tokens.revocation_records import (
 )
 from llm_authmw.tokens.revocation_view import RevocationView
 
+_RECORDED: Final = ("kind", "issuer", "value", "issued_before", "expires_at", "note")
 _WHOLE_TOKEN: Final = re.compile(r"ey[\w-]*(?:\.[\w-]*){2,4}", re.ASCII)
 """The compact form of a signed or encrypted token, whose header begins with `{` (RFC 7515 §3.1, RFC 7516 §3.1)."""
 
@@ -34,6 +36,7 @@ class RevocationService(RevocationView):
         store: Where revocations are kept.
         follower: Tells what others changed, and is told what is changed here.
         deadline: Seconds that `refresh` may take in all.
+        recorder: Is told of every change.
         resource: What `Stack` starts and closes with the app.
         clock: Gives the time.
 
@@ -47,10 +50,12 @@ class RevocationService(RevocationView):
         *,
         follower: ChangeFollower,
         deadline: float = 0.25,
+        recorder: Recorder = unrecorded,
         resource: Resource | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         super().__init__(store, follower=follower, deadline=deadline, resource=resource, clock=clock)
+        self._recorder: Final = recorder
         self._now: Final = clock.now
 
     async def revoke_token(
@@ -171,10 +176,13 @@ class RevocationService(RevocationView):
             NotFoundError: there is no such revocation in this tenant.
             StoreError: the store cannot be written.
         """
-        lifted = await self._store.lift(revocation_id, tenant=tenant, at=self._now(), actor=text("actor", actor))
+        now = self._now()
+        lifted = await self._store.lift(revocation_id, tenant=tenant, at=now, actor=text("actor", actor))
         if lifted is None:
             raise NotFoundError("there is no such revocation")
         self._announce()
+        if lifted.lifted_at == now:
+            self._recorder("revocation", lifted.id, HistoryEntry(at=now, action="lift", actor=actor), tenant=lifted.tenant)
         return lifted
 
     async def _revoke(
@@ -207,6 +215,11 @@ class RevocationService(RevocationView):
             raise InvalidValueError("expires_at is more than a day ago: what has ended needs no revocation")
         standing = await self._store.add(revocation)
         self._announce()
+        # Also where the same was revoked before: that somebody said so again is worth a line, and only the store knows.
+        changes = {field: [None, value] for field, value in standing.as_dict().items() if field in _RECORDED and value is not None}
+        self._recorder(
+            "revocation", standing.id, HistoryEntry(at=now, action="revoke", actor=actor, changes=changes), tenant=standing.tenant
+        )
         return standing
 
     def _announce(self) -> None:

@@ -50,7 +50,7 @@ def first_form(path: Path, key: Callable[..., StoredKey], monkeypatch: pytest.Mo
 
     async def make(*ids: str) -> int:
         with monkeypatch.context() as patch:
-            patch.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:1])
+            patch.setattr(migrations.STORE, "migrations", migrations.MIGRATIONS[:1])
             made = SQLiteBackend(str(path))
             for key_id in ids:
                 await made.keys.write(key(key_id), ENTRY, None)

@@ -16,7 +16,8 @@ from llm_authmw.keys.protocols import Idempotency, KeyQuery
 from llm_authmw.keys.records import KeyRecord, StoredKey
 from llm_authmw.ledger.buckets import MAX_MOMENT, SECOND, Bucket, Claim, Span
 from llm_authmw.stores.sqlite import SQLiteBackend, file, migrations
-from llm_authmw.stores.sqlite.migrations import APPLICATION_ID, MIGRATIONS, migrate
+from llm_authmw.stores.sqlite.form import migrate
+from llm_authmw.stores.sqlite.migrations import APPLICATION_ID, MIGRATIONS, STORE
 from llm_authmw.tokens.revocation_records import Revocation, RevocationQuery
 
 pytestmark = pytest.mark.anyio
@@ -91,7 +92,7 @@ class Overtaken(sqlite3.Connection):
         if sql == "BEGIN IMMEDIATE":
             (_, _, file), *_ = super().execute("PRAGMA database_list").fetchall()
             with closing(sqlite3.connect(file, isolation_level=None)) as other:
-                migrate(other, Path(file))
+                migrate(other, Path(file), STORE)
         return super().execute(sql, parameters)
 
 
@@ -99,10 +100,10 @@ class Overtaken(sqlite3.Connection):
 def test_one_who_comes_second_in_migrating_migrates_nothing_again(path: Path, monkeypatch: pytest.MonkeyPatch, form: int) -> None:
     if form > 0:
         with closing(sqlite3.connect(path, isolation_level=None)) as older, monkeypatch.context() as patch:
-            patch.setattr(migrations, "MIGRATIONS", MIGRATIONS[:form])
-            migrate(older, path)
+            patch.setattr(migrations.STORE, "migrations", MIGRATIONS[:form])
+            migrate(older, path, STORE)
     with closing(sqlite3.connect(path, factory=Overtaken, isolation_level=None)) as connection:
-        migrate(connection, path)
+        migrate(connection, path, STORE)
         assert [(len(MIGRATIONS),)] == rows("PRAGMA user_version")(connection)
         assert [(1,)] == rows("SELECT count(*) FROM changes")(connection)
 

@@ -19,6 +19,7 @@ from llm_authmw.keys.protocols import Idempotency, KeyQuery, KeyUse
 from llm_authmw.keys.records import StoredKey
 from llm_authmw.ledger.buckets import SECOND, Bucket, Claim
 from llm_authmw.stores.sqlite import SQLiteBackend, database, file
+from llm_authmw.stores.sqlite.form import Form
 
 pytestmark = pytest.mark.anyio
 
@@ -222,9 +223,9 @@ async def test_many_who_use_it_first_at_the_same_time_open_it_once(
     opened: list[Path] = []
     open_file = file.open_file
 
-    def counted(path: Path, wait: float) -> file.OpenFile:
+    def counted(path: Path, wait: float, form: Form) -> file.OpenFile:
         opened.append(path)
-        return open_file(path, wait)
+        return open_file(path, wait, form)
 
     monkeypatch.setattr(database, "open_file", counted)
     backend = SQLiteBackend(str(path))

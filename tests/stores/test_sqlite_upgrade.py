@@ -74,7 +74,7 @@ async def test_a_process_of_the_older_release_goes_on_with_the_file_that_it_has_
 ) -> None:
     older = SQLiteBackend(str(path))
     with monkeypatch.context() as patch:
-        patch.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:1])
+        patch.setattr(migrations.STORE, "migrations", migrations.MIGRATIONS[:1])
         await older.start()
     cursor = (await older.feed.changes(None)).cursor
     await backend.revocations.add(REVOCATION)
@@ -93,7 +93,7 @@ async def test_an_upgrade_that_fails_leaves_the_file_as_it_was(
 
     *earlier, last = MIGRATIONS
     with monkeypatch.context() as patch:
-        patch.setattr(migrations, "MIGRATIONS", (*earlier, (*last, last[0])))
+        patch.setattr(migrations.STORE, "migrations", (*earlier, (*last, last[0])))
         with pytest.raises(StoreError):
             await backend.start()
     assert (1, before) == (form_of(path), schema_of(path))
@@ -113,7 +113,7 @@ async def test_an_older_file_that_cannot_be_written_is_refused_with_what_to_do(
     path = open_directory / "store.db"
     older = SQLiteBackend(str(path))
     with monkeypatch.context() as patch:
-        patch.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:1])
+        patch.setattr(migrations.STORE, "migrations", migrations.MIGRATIONS[:1])
         await older.keys.write(key("k1"), entry, None)
         await older.aclose()
     path.chmod(0o444)

@@ -78,7 +78,7 @@ async def test_uses_that_cannot_be_written_keep_no_file_open(path: Path, monkeyp
         patch.setattr("llm_authmw.stores.sqlite.keys.SQLiteKeys.touch", refuse)
         with pytest.raises(StoreReadOnlyError, match="not now"):
             await store.aclose()
-    assert ["store.db"] == [left.name for left in path.parent.iterdir()]
+    assert ["store.audit.db", "store.db"] == sorted(left.name for left in path.parent.iterdir())
     await store.aclose()
 
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from llm_authmw.clock import SYSTEM_CLOCK, Clock
 from llm_authmw.stores.memory.accounts import MemoryAccounts
+from llm_authmw.stores.memory.audit import MemoryAudit
 from llm_authmw.stores.memory.feed import MemoryFeed
 from llm_authmw.stores.memory.keys import MemoryKeys
 from llm_authmw.stores.memory.ledger import MemoryLedger
@@ -14,7 +15,7 @@ __all__ = ["MemoryBackend"]
 
 
 class MemoryBackend:
-    """Keys, accounts, revocations and counters in dictionaries. They live as long as this object does.
+    """Keys, accounts, revocations, counters and the newest of the audit trail in dictionaries. They live as long as this object does.
 
     Args:
         clock: Gives the time that is counted by, and that idempotency keys and revocations are forgotten by.
@@ -28,6 +29,7 @@ class MemoryBackend:
         self.accounts: Final = MemoryAccounts(lock, self.feed)
         self.revocations: Final = MemoryRevocations(lock, self.feed, clock)
         self.ledger: Final = MemoryLedger(clock=clock)
+        self.audit: Final = MemoryAudit()
 
     def __repr__(self) -> str:
         return "MemoryBackend()"

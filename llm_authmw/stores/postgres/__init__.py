@@ -4,6 +4,7 @@ from typing import Final
 
 from llm_authmw.clock import SYSTEM_CLOCK, Clock
 from llm_authmw.stores.postgres.accounts import PostgresAccounts
+from llm_authmw.stores.postgres.audit import PostgresAudit
 from llm_authmw.stores.postgres.database import Database
 from llm_authmw.stores.postgres.feed import PostgresFeed
 from llm_authmw.stores.postgres.keys import PostgresKeys
@@ -14,7 +15,7 @@ __all__ = ["PostgresBackend"]
 
 
 class PostgresBackend:
-    """Keys, accounts, revocations and counters in one PostgreSQL database. It is connected to when it is first used.
+    """Keys, accounts, revocations, counters and the audit trail in one PostgreSQL database. It is connected to when it is first used.
 
     Args:
         url: See `Address`.
@@ -31,6 +32,7 @@ class PostgresBackend:
         self.revocations: Final = PostgresRevocations(self._database, clock)
         self.feed: Final = PostgresFeed(self._database)
         self.ledger: Final = PostgresLedger(self._database)
+        self.audit: Final = PostgresAudit(self._database)
 
     def __repr__(self) -> str:
         return f"PostgresBackend({self._database.place!r})"

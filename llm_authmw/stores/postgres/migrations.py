@@ -17,7 +17,7 @@ _LOCKS: Final = 0x61_75_74_68
 FORM_LOCK: Final = f"{_LOCKS}, 1"
 """Held while the form changes."""
 CHANGE_LOCK: Final = f"{_LOCKS}, 2"
-"""Held while records change."""
+"""Held while records change. A third one, in `audit.sql`, is held while the audit trail changes."""
 
 # Every primary key and every index begins with the tenant, so that one tenant's rows lie together and a query that forgot the
 # tenant is slow before it is wrong. The two indexes that do not are those of authentication, which knows a key's id or an
@@ -170,8 +170,9 @@ _RECORDS: Final = (
 )
 
 _LEDGER: Final = (files("llm_authmw.stores.postgres").joinpath("ledger.sql").read_text(encoding="utf-8"),)
+_AUDIT: Final = (files("llm_authmw.stores.postgres").joinpath("audit.sql").read_text(encoding="utf-8"),)
 
-MIGRATIONS: Final = (_RECORDS, _LEDGER)
+MIGRATIONS: Final = (_RECORDS, _LEDGER, _AUDIT)
 
 _LOOK: Final = "BEGIN READ ONLY"
 _CHANGE: Final = f"BEGIN; SET LOCAL lock_timeout = '5s'; SELECT pg_advisory_xact_lock({FORM_LOCK})"

@@ -4,6 +4,7 @@ from typing import Final
 
 from llm_authmw.clock import SYSTEM_CLOCK, Clock
 from llm_authmw.stores.sqlite.accounts import SQLiteAccounts
+from llm_authmw.stores.sqlite.audit import SQLiteAudit
 from llm_authmw.stores.sqlite.database import Database
 from llm_authmw.stores.sqlite.feed import SQLiteFeed
 from llm_authmw.stores.sqlite.keys import SQLiteKeys
@@ -14,7 +15,9 @@ __all__ = ["SQLiteBackend"]
 
 
 class SQLiteBackend:
-    """Keys, accounts, revocations and counters in one SQLite file. The file is opened, and made, when it is first used.
+    """Keys, accounts, revocations and counters in one SQLite file, and the audit trail in another one beside it.
+
+    A file is opened, and made, when it is first used.
 
     Args:
         path: The file; a relative path is taken from where the process is now.
@@ -32,12 +35,13 @@ class SQLiteBackend:
         self.revocations: Final = SQLiteRevocations(self._database, clock)
         self.ledger: Final = SQLiteLedger(self._database, clock)
         self.feed: Final = SQLiteFeed(self._database)
+        self.audit: Final = SQLiteAudit(self._database.path)
 
     def __repr__(self) -> str:
         return f"SQLiteBackend({str(self._database.path)!r})"
 
     async def start(self) -> None:
-        """Open the file now.
+        """Open the file now; that of the audit trail is left until somebody uses it.
 
         Raises:
             StoreError: it cannot be opened; says why.
@@ -45,6 +49,7 @@ class SQLiteBackend:
         await self._database.start()
 
     async def aclose(self) -> None:
-        """Close the file, once what is being counted is in it."""
+        """Close the files, once what is being counted and recorded is in them."""
         await self.ledger.aclose()
         await self._database.aclose()
+        await self.audit.aclose()

@@ -14,6 +14,8 @@ from anyio.lowlevel import RunVar
 from llm_authmw.errors import ConfigurationError, StoreUnavailableError
 from llm_authmw.stores.sqlite.errors import primary_code, store_error
 from llm_authmw.stores.sqlite.file import OpenFile, begin_in_turn, open_file
+from llm_authmw.stores.sqlite.form import Form
+from llm_authmw.stores.sqlite.migrations import STORE
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -27,27 +29,25 @@ READ_WAIT: Final = 0.2
 WRITE_WAIT: Final = 5.0
 """Seconds that a person's change waits for a lock."""
 
-# Of our own: a flood of lookups leaves the app its threads, and writers that wait leave readers theirs.
-_reader_threads: Final = RunVar[anyio.CapacityLimiter]("llm_authmw.stores.sqlite.readers")
-_writer_threads: Final = RunVar[anyio.CapacityLimiter]("llm_authmw.stores.sqlite.writers")
-
 
 class Database:
     """One SQLite file, opened when it is first used. It serves any number of event loops.
 
     Args:
         path: The file; a relative path is taken from where the process is now.
+        form: What kind of file it is.
 
     Raises:
         ConfigurationError: this Python's SQLite is too old, or the path is none.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str | Path, form: Form = STORE) -> None:
         if sqlite3.sqlite_version_info < MIN_VERSION:
             raise ConfigurationError("url", f"sqlite needs SQLite 3.38 or later, and this Python has {sqlite3.sqlite_version}")
-        if "\0" in path:
+        if "\0" in str(path):
             raise ConfigurationError("url", "names a file with a NUL in its name")
         self.path: Final = Path(path).absolute()
+        self._form: Final = form
         self._file: OpenFile | None = None
         self._opening: Final = threading.Lock()
         self._writing: Final = threading.Lock()
@@ -60,12 +60,12 @@ class Database:
         Raises:
             StoreError: it cannot be opened; says why.
         """
-        await anyio.to_thread.run_sync(self._start, abandon_on_cancel=True, limiter=_limiter(_writer_threads, 1))
+        await anyio.to_thread.run_sync(self._start, abandon_on_cancel=True, limiter=_limiter(self._form.writers, 1))
 
     async def aclose(self) -> None:
         """Close the file, its log written into it."""
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(self._close, limiter=_limiter(_writer_threads, 1))
+            await anyio.to_thread.run_sync(self._close, limiter=_limiter(self._form.writers, 1))
 
     async def read(self, work: Work[T]) -> T:
         """Return what `work` gives, all of it read at one moment. A caller who gives up leaves the thread to itself.
@@ -73,7 +73,7 @@ class Database:
         Raises:
             StoreError: the file cannot be read.
         """
-        limiter = _limiter(_reader_threads, READERS)
+        limiter = _limiter(self._form.readers, READERS)
         return await anyio.to_thread.run_sync(self._read, work, abandon_on_cancel=True, limiter=limiter)
 
     async def write(self, work: Work[T]) -> T:
@@ -82,7 +82,7 @@ class Database:
         Raises:
             StoreError: the file cannot be written; nothing was.
         """
-        return await anyio.to_thread.run_sync(self._write, work, limiter=_limiter(_writer_threads, 1))
+        return await anyio.to_thread.run_sync(self._write, work, limiter=_limiter(self._form.writers, 1))
 
     async def note(self, work: Work[None]) -> None:
         """Write what may be lost in a power cut, and do not wait long for it. All of `work` is written, or none of it.
@@ -90,7 +90,7 @@ class Database:
         Raises:
             StoreError: the file cannot be written; nothing was.
         """
-        await anyio.to_thread.run_sync(self._note, work, abandon_on_cancel=True, limiter=_limiter(_writer_threads, 1))
+        await anyio.to_thread.run_sync(self._note, work, abandon_on_cancel=True, limiter=_limiter(self._form.writers, 1))
 
     def book(self, work: Work[T]) -> T:
         """Return what `work` gives, all of it written, or none. A power cut may undo it. Called in a thread of the caller's own.
@@ -136,7 +136,7 @@ class Database:
                 self._file.close()
                 self._file = None
             if self._file is None:
-                self._file = open_file(self.path, wait)
+                self._file = open_file(self.path, wait, self._form)
             return self._file
 
     def _close(self) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 
 from llm_authmw.errors import StoreReadOnlyError, StoreUnavailableError
 from llm_authmw.stores.sqlite.errors import corrupt, primary_code
-from llm_authmw.stores.sqlite.migrations import migrate, version_of
+from llm_authmw.stores.sqlite.form import Form, migrate, version_of
 
 _PRAGMAS: Final = (
     "PRAGMA foreign_keys = ON",
@@ -141,12 +141,13 @@ def begin_in_turn(connection: sqlite3.Connection, wait: float) -> None:
             return
 
 
-def open_file(path: Path, wait: float) -> OpenFile:
+def open_file(path: Path, wait: float, form: Form) -> OpenFile:
     """Open the file, new or not, and bring it to this release's form.
 
     Args:
         path: The file.
         wait: Seconds to wait for another process that does the same.
+        form: What it is to be.
 
     Raises:
         StoreError: the file cannot be made, is not ours, is newer than this release, or was cut off.
@@ -157,22 +158,22 @@ def open_file(path: Path, wait: float) -> OpenFile:
         # A look without a lock, a log or a journal first: a file that is not ours stays as it is to the last byte. Where
         # another process is writing it, this can fail, and the look under a lock that follows says what it is.
         with contextlib.suppress(sqlite3.Error), contextlib.closing(connect(path, "mode=ro&immutable=1")) as connection:
-            version_of(connection, path)
+            version_of(connection, path, form)
     try:
-        return _open(path, wait, immutable=False)
+        return _open(path, wait, form, immutable=False)
     except sqlite3.Error as error:
         # A log cannot be made in a directory that is read-only. Where there is none, the file says everything.
         if primary_code(error) not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN) or _has_log(path):
             raise
-    return _open(path, wait, immutable=True)
+    return _open(path, wait, form, immutable=True)
 
 
-def _open(path: Path, wait: float, *, immutable: bool) -> OpenFile:
+def _open(path: Path, wait: float, form: Form, *, immutable: bool) -> OpenFile:
     opened = OpenFile(path, immutable=immutable)
     connection = opened.take()
     try:
         connection.execute(f"PRAGMA busy_timeout = {int(wait * 1000)}")
-        migrate(connection, path)
+        migrate(connection, path, form)
         _refuse_a_part(connection, path)
         if not immutable:
             _keep_a_log(connection, path, wait)

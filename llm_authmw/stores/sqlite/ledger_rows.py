@@ -4,11 +4,9 @@ At each row and each statement a thread lets go of the interpreter, and beside a
 until it has it again. So what is read comes as one row of JSON, and what is written goes as one statement of many rows.
 """
 
-import functools
-import itertools
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, Final, Self, TypeVar
+from typing import Final, Self
 
 import msgspec
 
@@ -16,8 +14,7 @@ from llm_authmw.ledger import booking
 from llm_authmw.ledger.booking import Entry, Key
 from llm_authmw.ledger.buckets import SECOND, Bucket
 from llm_authmw.ledger.contract import REMEMBERED, Balance, Reservation, Settlement
-
-T = TypeVar("T")
+from llm_authmw.stores.sqlite.lots import decoded, flat, insert_rows, lots, wanted
 
 DROPPED_AT_ONCE: Final = 128
 """Counters, and reservations, that one transaction drops at most: many windows end in the same moment."""
@@ -26,8 +23,6 @@ _ENDED_AT_ONCE: Final = 1_000
 _MINUTE: Final = 60 * SECOND
 """When it is seen, at the earliest, whether a counter can be dropped: one that is used now and then need not come and go."""
 _HOUR: Final = 60 * _MINUTE
-_ROWS: Final = 64
-"""Rows of one statement."""
 
 _KEY: Final = "tenant, name, kind, starts_at, ends_at"
 _COUNTERS: Final = f"SELECT json_group_array(json_array({_KEY}, level, part, held)) FROM wanted CROSS JOIN counters USING ({_KEY})"  # noqa: S608 - names are our own
@@ -132,7 +127,7 @@ def read_claims(text: str) -> list[tuple[ClaimedBucket, int]]:
     Raises:
         sqlite3.DataError: the text is not what was written.
     """
-    return _decoded(_CLAIMS, text)
+    return decoded(_CLAIMS, text)
 
 
 def write_balances(balances: Sequence[Balance]) -> str:
@@ -146,14 +141,14 @@ def read_balances(text: str) -> tuple[Balance, ...]:
     Raises:
         sqlite3.DataError: the text is not what was written.
     """
-    return tuple([Balance(*figures) for figures in _decoded(_FIGURES, text)])
+    return tuple([Balance(*figures) for figures in decoded(_FIGURES, text)])
 
 
 def read_counters(connection: sqlite3.Connection, keys: Collection[Key]) -> Iterator[tuple[Key, Counter]]:
     """Return those of these counters that there are."""
-    for lot in _lots(keys):
-        (text,) = connection.execute(_wanted(_KEY, 5, len(lot), _COUNTERS), _flat(lot)).fetchone()
-        for tenant, name, kind, start, end, level, part, held in _decoded(_COUNTER_ROWS, text):
+    for lot in lots(keys):
+        (text,) = connection.execute(wanted(_KEY, 5, len(lot), _COUNTERS), flat(lot)).fetchone()
+        for tenant, name, kind, start, end, level, part, held in decoded(_COUNTER_ROWS, text):
             counter = Counter(0, (level, part)) if kind == "rolling" else Counter(level, held=held)
             yield (tenant, name, kind, start, end), counter
 
@@ -161,8 +156,8 @@ def read_counters(connection: sqlite3.Connection, keys: Collection[Key]) -> Iter
 def put_counters(connection: sqlite3.Connection, counters: Collection[tuple[Key, Counter]], now: int) -> None:
     """Write these counters."""
     rows = [(*key, *_columns(key, counter, now)) for key, counter in counters]
-    for lot in _lots(rows):
-        connection.execute(_insert(f"counters ({_KEY}, level, part, held, look_at)", 9, len(lot), _PUT_COUNTERS), _flat(lot))
+    for lot in lots(rows):
+        connection.execute(insert_rows(f"counters ({_KEY}, level, part, held, look_at)", 9, len(lot), _PUT_COUNTERS), flat(lot))
 
 
 def drop_counters(connection: sqlite3.Connection, now: int) -> bool:
@@ -184,10 +179,10 @@ def read_reservations(connection: sqlite3.Connection, ids: Collection[str], now:
     """
     found: list[ReservationRow] = []
     ended: list[ReservationRow] = []
-    for lot in _lots([(reservation_id,) for reservation_id in ids] or [("",)]):
-        statement = _wanted("id", 1, len(lot), _RESERVATIONS)
-        texts = connection.execute(statement, (*_flat(lot), now, _ENDED_AT_ONCE)).fetchone()
-        those, ended = [_decoded(_RESERVATION_ROWS, text) for text in texts]
+    for lot in lots([(reservation_id,) for reservation_id in ids] or [("",)]):
+        statement = wanted("id", 1, len(lot), _RESERVATIONS)
+        texts = connection.execute(statement, (*flat(lot), now, _ENDED_AT_ONCE)).fetchone()
+        those, ended = [decoded(_RESERVATION_ROWS, text) for text in texts]
         found += those
     return found, ended
 
@@ -195,13 +190,13 @@ def read_reservations(connection: sqlite3.Connection, ids: Collection[str], now:
 def read_oldest(connection: sqlite3.Connection) -> list[ReservationRow]:
     """Return the oldest reservations, as many as are forgotten at once."""
     (text,) = connection.execute(_OLDEST, (DROPPED_AT_ONCE,)).fetchone()
-    return _decoded(_RESERVATION_ROWS, text)
+    return decoded(_RESERVATION_ROWS, text)
 
 
 def put_reservations(connection: sqlite3.Connection, rows: Collection[ReservationRow]) -> None:
     """Write these reservations."""
-    for lot in _lots([msgspec.structs.astuple(row) for row in rows]):
-        connection.execute(_insert(f"reservations ({_FIELDS})", 8, len(lot), _PUT_RESERVATIONS), _flat(lot))
+    for lot in lots([msgspec.structs.astuple(row) for row in rows]):
+        connection.execute(insert_rows(f"reservations ({_FIELDS})", 8, len(lot), _PUT_RESERVATIONS), flat(lot))
 
 
 def drop_reservations(connection: sqlite3.Connection, ids: Collection[str]) -> None:
@@ -214,7 +209,7 @@ def extend_reservations(connection: sqlite3.Connection, ids: Collection[str], no
     values = {"ids": msgspec.json.encode(ids).decode(), "now": now, "until": until}
     (held,) = connection.execute(_SELECT_HELD, values).fetchone()
     connection.execute(_EXTEND, values)
-    return _decoded(_IDS, held)
+    return decoded(_IDS, held)
 
 
 def _columns(key: Key, counter: Counter, now: int) -> tuple[int, int, int, int]:
@@ -226,40 +221,3 @@ def _columns(key: Key, counter: Counter, now: int) -> tuple[int, int, int, int]:
         # A whole window later, so that a clock that is set back a little finds it again.
         return counter.used, 0, counter.held, 2 * end - start
     return counter.used, 0, 0, now + _MINUTE
-
-
-def _decoded(decoder: "msgspec.json.Decoder[T]", text: str) -> T:
-    try:
-        return decoder.decode(text)
-    except msgspec.MsgspecError:  # its text quotes what it read
-        raise sqlite3.DataError("the ledger cannot be read") from None
-
-
-def _lots(rows: Collection[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
-    """Cut rows into lots of which there are few lengths, each a power of two, so that few statements are to be prepared.
-
-    The last one is repeated until its lot is full: to want it, or to write it, more than once changes nothing.
-    """
-    rows = [*rows]
-    for first in range(0, len(rows), _ROWS):
-        lot = rows[first : first + _ROWS]
-        yield lot + [lot[-1]] * ((1 << (len(lot) - 1).bit_length()) - len(lot))
-
-
-def _flat(rows: list[tuple[Any, ...]]) -> list[Any]:
-    return [*itertools.chain.from_iterable(rows)]
-
-
-@functools.cache
-def _wanted(names: str, width: int, count: int, statement: str) -> str:
-    return f"WITH wanted ({names}) AS (VALUES {_places(width, count)}) {statement}"
-
-
-@functools.cache
-def _insert(table: str, width: int, count: int, conflict: str) -> str:
-    return f"INSERT INTO {table} VALUES {_places(width, count)} {conflict}"  # noqa: S608 - names are our own
-
-
-def _places(width: int, count: int) -> str:
-    row = f"({', '.join('?' * width)})"
-    return ", ".join([row] * count)

@@ -1,11 +1,8 @@
-"""The form of the file: one entry per release that changed it, applied in order, each once."""
+"""The form of the store's file: one entry per release that changed it."""
 
-import sqlite3
-from pathlib import Path
 from typing import Final
 
-from llm_authmw.errors import StoreCorruptError, StoreReadOnlyError
-from llm_authmw.stores.sqlite.errors import primary_code
+from llm_authmw.stores.sqlite.form import Form
 
 APPLICATION_ID: Final = 0x61_75_74_68
 """`auth`, in the file's header: what tells our files from everybody else's."""
@@ -197,59 +194,4 @@ _THIRD: Final = (
 
 MIGRATIONS: Final = (_FIRST, _SECOND, _THIRD)
 
-
-def version_of(connection: sqlite3.Connection, path: Path) -> int:
-    """Return how many migrations the file has had; 0 where it is empty.
-
-    Raises:
-        StoreCorruptError: it is not ours, or is newer than this release.
-        sqlite3.Error: it cannot be read.
-    """
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (objects,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if (application, version, objects) == (0, 0, 0):
-        return 0
-    if application != APPLICATION_ID or version < 1:
-        raise StoreCorruptError(f"{path} is a database of another program; nothing was changed. Name another file for the store")
-    if version > len(MIGRATIONS):
-        raise StoreCorruptError(
-            f"{path} was written by a newer release of llm-authmw (form {version}, this one knows {len(MIGRATIONS)}); "
-            "nothing was changed. Upgrade llm-authmw"
-        )
-    return int(version)
-
-
-def migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Bring the file to this release's form. Several processes may do so at the same time.
-
-    Raises:
-        StoreCorruptError: it is not ours, or is newer than this release.
-        StoreReadOnlyError: it is of an older form, and cannot be written.
-        sqlite3.Error: it cannot be read or, where that is necessary, written.
-    """
-    # Seen in one transaction: between two of them, another process may be the one that migrates.
-    connection.execute("BEGIN")
-    version = version_of(connection, path)
-    connection.execute("COMMIT")
-    if version == len(MIGRATIONS):
-        return
-    try:
-        _migrate(connection, path)
-    except sqlite3.Error as error:
-        if version == 0 or primary_code(error) != sqlite3.SQLITE_READONLY:
-            raise
-        raise StoreReadOnlyError(
-            f"{path} has the form of an older release (form {version}, this one has {len(MIGRATIONS)}) and cannot be written. "
-            "Open it once where it can be: llm-authmw keys list"
-        ) from error
-
-
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-    for statements in MIGRATIONS[version_of(connection, path) :]:
-        for statement in statements:
-            connection.execute(statement)
-    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-    connection.execute("COMMIT")
+STORE: Final = Form(APPLICATION_ID, MIGRATIONS, opened_by="llm-authmw keys list")

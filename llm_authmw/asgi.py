@@ -1,13 +1,14 @@
 """The seam to servers and frameworks: types that every framework accepts, and the little that layers do to messages."""
 
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 
 from starlette.routing import BaseRoute, Router
 
 from llm_authmw.context import RequestContext
 from llm_authmw.dialects import render
-from llm_authmw.errors import Denial
+from llm_authmw.errors import ConfigurationError, Denial
+from llm_authmw.identity import Recording
 
 # Starlette, Litestar and asgiref each type a scope and a message in a way that the others do not accept. With these
 # aliases our layers fit all of them under mypy strict and pyright.
@@ -40,6 +41,12 @@ class Branching:
         raise NotImplementedError
 
 
+async def no_app(scope: Scope, receive: Receive, send: Send) -> NoReturn:
+    """Stand in for an app, where layers are built only to be looked at: what will stand inside of them is not known."""
+    del scope, receive, send
+    raise RuntimeError("a stack that was not put around an app was called")
+
+
 _MAX_LAYERS: Final = 64
 """How far in a constructor looks for a misplaced layer."""
 
@@ -59,6 +66,22 @@ def layers_inside(app: Any) -> Iterator[Any]:
                 yield from layers_inside(branch)
             return
         inner = unwrap(getattr(inner, "app", None))
+
+
+def refuse_recording_inside(layer: str, app: Any) -> None:
+    """Refuse a layer that records requests where one stands outside of it that decides.
+
+    Args:
+        layer: The name of that one.
+        app: What stands inside of it.
+
+    Raises:
+        ConfigurationError: there is such a layer, and what is denied here would have no record.
+    """
+    for inner in layers_inside(app):
+        if isinstance(inner, Recording):
+            name = type(inner).__name__
+            raise ConfigurationError(layer, f"{name} stands inside, so what is denied here would have no record: put {name} outside of it")
 
 
 POLICY_VIOLATION: Final = 1008

@@ -5,7 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from contextvars import ContextVar, Token
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 from starlette.authentication import AuthCredentials
@@ -19,13 +19,16 @@ logger: Final = logging.getLogger("llm_authmw")
 
 CONTEXT_KEY: Final = "llm_authmw.context"
 
+_OF_STORES: Final = frozenset({"authorization_unavailable", "issuer_unavailable", "ledger_unavailable", "store_unavailable"})
+"""Reasons of which each means that somebody who was asked has not answered."""
+
 _shadowed: Final[Counter[tuple[str, str | None, str]]] = Counter()
 # By layer, rule and reason, each of them of the configuration: no request adds a new one of its own making.
 
 _current: Final[ContextVar[Principal]] = ContextVar("llm_authmw.principal")
 
 
-class Decision(msgspec.Struct, frozen=True, gc=False):
+class Decision(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What one layer decided.
 
     Attributes:
@@ -46,6 +49,21 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     rule: str | None = None
 
 
+class Attempt(Protocol):
+    """A request's attempt to get in, of which the authentication layers tell whoever counts those that fail."""
+
+    async def begin(self, scope: Any, context: "RequestContext", run: Any) -> Denial | None:
+        """Hear of a run of layers that is about to judge what the request presents; return why it is not judged at all, or None."""
+        ...
+
+    async def failed(self, scope: Any, context: "RequestContext", run: Any, denial: Denial) -> Denial:
+        """Hear that a run denies the request; return what it is denied for: that, or something else that counts for more."""
+        ...
+
+    def succeeded(self, context: "RequestContext") -> None:
+        """Hear that a run lets the request in."""
+
+
 class RequestContext(msgspec.Struct, eq=False):
     """What our layers know of one request.
 
@@ -61,11 +79,13 @@ class RequestContext(msgspec.Struct, eq=False):
         call: What the request asks for, once a layer has read it.
         roles: The roles that the principal has here, its own and granted ones, as the innermost `RBACMiddleware` found them.
         tier: The tier that the role gives which allowed the request; the principal's own goes before it.
+        attempt: Whoever counts credentials that are no good, told of by the authentication layers; None where nobody does.
         exchange: What passes between the client and the app, watched by the layers that count it; theirs alone.
         holds: What was reserved for it (`ledger.hold.Hold`), in the order in which that was done; each knows how it was settled.
         store_trouble: Whether a store did not answer a question about it in time, whatever became of the request then.
         usage: What the answer used, once it is over; None where nothing metered it.
         charge: What that cost, once it is over; None where nothing priced it.
+        answer_failed: Whether the answer itself says that the call failed, as far as a layer has read it.
         store_waited: Seconds that the request has waited for answers about limits and budgets: all of them share one deadline.
         monotonic: Tells the time of decisions, in seconds; None where nobody asks for it.
         timings: When each of `decisions` was taken, as far as `monotonic` tells.
@@ -80,16 +100,18 @@ class RequestContext(msgspec.Struct, eq=False):
     call: LLMCall | None = None
     roles: tuple[str, ...] = ()
     tier: str | None = None
+    attempt: Attempt | None = None
     exchange: Any = None
     holds: list[Any] = []
     store_trouble: bool = False
     usage: Usage | None = None
     charge: Charge | None = None
+    answer_failed: bool = False
     store_waited: float = 0.0
     monotonic: Callable[[], float] | None = None
     timings: list[float] = []
     audit: Any = None
-    _request_id: str | None = None
+    _request_number: int | None = None
     _address: Address | None = None
     _address_known: bool = False
 
@@ -107,9 +129,19 @@ class RequestContext(msgspec.Struct, eq=False):
     @property
     def request_id(self) -> str:
         """An id of ours for this request, 16 hexadecimal digits; never one that the client chose. It is no secret."""
-        if self._request_id is None:
-            self._request_id = f"{random.getrandbits(64):016x}"
-        return self._request_id
+        return request_id(self.request_number)
+
+    @property
+    def request_number(self) -> int:
+        """The number of which the id is made."""
+        if self._request_number is None:
+            self._request_number = random.getrandbits(64)
+        return self._request_number
+
+    @property
+    def address(self) -> Address | None:
+        """The client's address, as far as a layer has asked for it."""
+        return self._address
 
     def client_address(self, scope: Any) -> Address | None:
         """Return the client's address as the one trusted-proxy setting resolves it, or None where it is not known."""
@@ -127,12 +159,14 @@ class RequestContext(msgspec.Struct, eq=False):
     def record(self, denial: Denial, *, credential_id: str | None = None, mark: str | None = None) -> None:
         """Note a denial among the decisions, and in the log: ids and reason codes only."""
         self.decided(Decision(denial.layer, "denied", denial.reason, credential_id, mark, denial.rule))
+        self.store_trouble = self.store_trouble or denial.reason in _OF_STORES
         if logger.isEnabledFor(logging.INFO):
             logger.info("request %s denied by %s: %s (credential %s)", self.request_id, denial.layer, denial.reason, credential_id)
 
     def record_shadow(self, denial: Denial) -> None:
         """Note a denial that is not enforced, since its layer or its rule is on trial; count it for the process."""
         self.decided(Decision(denial.layer, "shadowed", denial.reason, None, None, denial.rule))
+        self.store_trouble = self.store_trouble or denial.reason in _OF_STORES
         _shadowed[denial.layer, denial.rule, denial.reason] += 1
         if logger.isEnabledFor(logging.INFO):
             logger.info("request %s would be denied by %s: %s (rule %s)", self.request_id, denial.layer, denial.reason, denial.rule)
@@ -145,6 +179,11 @@ class RequestContext(msgspec.Struct, eq=False):
 
     def __repr__(self) -> str:
         return f"RequestContext(request_id={self.request_id!r}, subject={self.principal.subject!r})"
+
+
+def request_id(number: int) -> str:
+    """Return the id that is made of a number of 64 bits."""
+    return f"{number:016x}"
 
 
 def current_principal() -> Principal:

@@ -1,7 +1,7 @@
 """Where identities come from, told at construction to the layers that make something of them.
 
-So a rule that could never hold, or that would believe the wrong source, is an error at start-up. Layers know each other by these two
-classes, since who asks who is calling and who asks whether they may do not import one another.
+So a rule that could never hold, or that would believe the wrong source, is an error at start-up. Layers know each other by these
+classes, since who asks who is calling, who asks whether they may and who writes down what happened do not import one another.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,20 @@ class IdentitySource(msgspec.Struct, frozen=True, kw_only=True):
     kept_claims: frozenset[str] | None = frozenset()
 
 
-class GivesIdentity:
+class Deciding:
+    """A layer that decides about requests, or changes what they carry: whatever records them stands outside of it."""
+
+    @property
+    def stands(self) -> str:
+        """What it decides by, so that a change of that shows in the record. It holds no secret."""
+        return repr(self)
+
+
+class Recording:
+    """A layer that records what becomes of requests, so that it stands outside of every layer that decides."""
+
+
+class GivesIdentity(Deciding):
     """A layer that says who is calling."""
 
     @property
@@ -32,7 +45,11 @@ class GivesIdentity:
         raise NotImplementedError
 
 
-class ReadsIdentity:
+class CountsFailures(Deciding):
+    """A layer that counts credentials which are no good, so that it stands outside of the layers that judge them."""
+
+
+class ReadsIdentity(Deciding):
     """A layer that decides by who is calling, so that it stands inside of the layers that say so."""
 
     def check_identity(self, sources: Sequence[IdentitySource], *, whole: bool) -> None:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, cast
 
-from llm_authmw.asgi import ASGIApp, Branching, Receive, Scope, Send, send_denial
+from llm_authmw.asgi import ASGIApp, Branching, Receive, Scope, Send, refuse_recording_inside, send_denial
+from llm_authmw.audit.gate import AuditGate
 from llm_authmw.authn.guard import Guard
 from llm_authmw.authn.identity_headers import IdentityHeaders, without
 from llm_authmw.authn.layer import AuthenticationLayer
@@ -88,6 +89,7 @@ class PolicyRouter(Layered, Branching, ReadsIdentity):
     def __init__(self, app: ASGIApp, *, policies: Sequence[Policy], inventory: InventoryMode = "error") -> None:
         self.app: Final = app
         self.name: Final = type(self).__name__
+        refuse_recording_inside(self.name, app)
         self.policies: Final = _checked(policies)
         rules = [(policy, pattern) for policy in self.policies for pattern in policy.patterns]
         _refuse_conflicts(rules)
@@ -126,7 +128,8 @@ class PolicyRouter(Layered, Branching, ReadsIdentity):
 
     def around(self, app: ASGIApp) -> "PolicyRouter":
         """Return a router with the same policies around another app."""
-        return PolicyRouter(app, policies=self.policies, inventory=self._inventory.mode)
+        gated = AuditGate(app) if isinstance(self.app, AuditGate) else app
+        return PolicyRouter(gated, policies=self.policies, inventory=self._inventory.mode)
 
     def check_identity(self, sources: Sequence[IdentitySource], *, whole: bool) -> None:
         """Refuse a layer outside that says who is calling, where the policies say so themselves.

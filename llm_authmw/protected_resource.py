@@ -7,10 +7,11 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from llm_authmw.asgi import POLICY_VIOLATION, ASGIApp, Receive, Scope, Send
+from llm_authmw.asgi import POLICY_VIOLATION, ASGIApp, Receive, Scope, Send, refuse_recording_inside
 from llm_authmw.challenges import Challenge
 from llm_authmw.errors import ConfigurationError, InvalidValueError
 from llm_authmw.fields import text_or_none
+from llm_authmw.identity import Deciding
 from llm_authmw.names import Names, names
 from llm_authmw.patterns import canonical_route, is_canonical
 from llm_authmw.tokens.discovery import check_issuer
@@ -134,7 +135,7 @@ class ProtectedResource:
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-class ProtectedResourceMiddleware:
+class ProtectedResourceMiddleware(Deciding):
     """Serve the metadata of a protected resource at its own paths, and pass everything else on.
 
     It stands outside of authentication, since whoever reads the metadata has no credential yet.
@@ -144,7 +145,7 @@ class ProtectedResourceMiddleware:
         resource: What is served.
 
     Raises:
-        ConfigurationError: `resource` is no `ProtectedResource`.
+        ConfigurationError: `resource` is no `ProtectedResource`, or a layer that records requests stands inside.
     """
 
     def __init__(self, app: ASGIApp, *, resource: ProtectedResource) -> None:
@@ -153,6 +154,7 @@ class ProtectedResourceMiddleware:
             raise ConfigurationError("resource", "takes a ProtectedResource")
         self.app: Final = app
         self.resource: Final[ProtectedResource] = resource
+        refuse_recording_inside(type(self).__name__, app)
 
     def __repr__(self) -> str:
         return f"ProtectedResourceMiddleware(resource={self.resource!r})"

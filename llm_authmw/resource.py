@@ -1,8 +1,9 @@
 """What layers share and a lifespan owns."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Resource(Protocol):
     """What layers share and the app's lifespan owns: a store, later an issuer."""
 

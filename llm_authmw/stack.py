@@ -1,15 +1,18 @@
 """`Stack`: layers, composed once, checked when composed, put around any ASGI app."""
 
 from collections.abc import Iterable
-from typing import Final, NoReturn
+from typing import Final
 
 from starlette.middleware import Middleware
 
-from llm_authmw.asgi import ASGIApp, Composed, Receive, Scope, Send, layers_inside, unwrap
+from llm_authmw.asgi import ASGIApp, Composed, Receive, Scope, Send, layers_inside, no_app, unwrap
+from llm_authmw.audit.gate import AuditGate
+from llm_authmw.audit.middleware import AuditMiddleware
 from llm_authmw.authn.layer import AuthenticationLayer
 from llm_authmw.authz.rbac import RBACMiddleware
 from llm_authmw.context import RequestContext
 from llm_authmw.errors import ConfigurationError
+from llm_authmw.identity import Deciding, Recording
 from llm_authmw.ledger.service import LedgerService
 from llm_authmw.lifespan import run_lifespan
 from llm_authmw.limits.budget import BudgetMiddleware
@@ -45,7 +48,7 @@ class Stack:
                 )
         self._layers: Final = layers
         self._proxies: Final = trusted_proxies
-        self._over_nothing: Final = self(_nothing)
+        self._over_nothing: Final = self(no_app)
 
     def __call__(self, app: ASGIApp) -> "GuardedApp":
         """Return `app` behind the layers.
@@ -55,10 +58,18 @@ class Stack:
         """
         built: list[ASGIApp] = []
         guarded = app
+        if self.needs_gate and not any(isinstance(inner, Deciding | Recording | AuditGate) for inner in layers_inside(app)):
+            guarded = AuditGate(app)
+            built.append(guarded)
         for layer in reversed(self._layers):
             guarded = layer(guarded) if isinstance(layer, Stack) else _build(layer, guarded)
             built.append(guarded)
         return GuardedApp(guarded, stack=self, inside=app, layers=tuple(reversed(built)), trusted_proxies=self._proxies)
+
+    @property
+    def needs_gate(self) -> bool:
+        """Whether a request is let in only once that is recorded, so that an `AuditGate` stands in front of the app."""
+        return any(map(_requires_records, self._layers))
 
     def __repr__(self) -> str:
         return f"Stack({', '.join(map(repr, self._over_nothing.layers))})"
@@ -90,9 +101,10 @@ class Layered:
 def resources_of(layers: Iterable[ASGIApp]) -> tuple[Resource, ...]:
     """Return what these layers share, each resource once."""
     resources: list[Resource] = []
-    for layer in layers:
+    # What starts first closes last: a sink takes the last records of everything else.
+    for layer in sorted(layers, key=lambda one: not isinstance(one, AuditMiddleware)):
         ledger = getattr(layer, "ledger", None)
-        if isinstance(layer, AuthenticationLayer | BudgetMiddleware):
+        if isinstance(layer, AuthenticationLayer | BudgetMiddleware | AuditMiddleware):
             shared = layer.resources
         else:
             shared = (ledger.resource,) if isinstance(ledger, LedgerService) and ledger.resource is not None else ()
@@ -135,7 +147,7 @@ class GuardedApp(Layered, Composed):
         self.inside: Final = inside
         self.layers: Final = layers
         settings: list[TrustedProxies] = [] if trusted_proxies is None else [trusted_proxies]
-        ours = [layer for layer in layers if isinstance(layer, AuthenticationLayer | Layered)]
+        ours = [layer for layer in layers if isinstance(layer, AuthenticationLayer | AuditMiddleware | Layered)]
         settings += [layer.trusted_proxies for layer in ours if layer.trusted_proxies is not None]
         outermost = next((layer for layer in map(unwrap, layers) if isinstance(layer, AuthenticationLayer)), None)
         if outermost is not None:
@@ -165,13 +177,15 @@ class GuardedApp(Layered, Composed):
         return f"GuardedApp({', '.join(map(repr, self.layers))})"
 
 
+def _requires_records(layer: Middleware | Stack) -> bool:
+    if isinstance(layer, Stack):
+        return layer.needs_gate
+    kind: object = layer.cls
+    return isinstance(kind, type) and issubclass(kind, AuditMiddleware) and layer.kwargs.get("mode") == "required"
+
+
 def _build(layer: Middleware, app: ASGIApp) -> ASGIApp:
     try:
         return layer.cls(app, *layer.args, **layer.kwargs)
     except TypeError as error:
         raise ConfigurationError(getattr(layer.cls, "__name__", repr(layer.cls)), str(error)) from error
-
-
-async def _nothing(scope: Scope, receive: Receive, send: Send) -> NoReturn:
-    del scope, receive, send
-    raise RuntimeError("a stack that was not put around an app was called")

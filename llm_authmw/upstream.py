@@ -5,14 +5,14 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Literal, TypeAlias
 
-from llm_authmw.asgi import ASGIApp, Receive, Scope, Send, layers_inside, send_denial
+from llm_authmw.asgi import ASGIApp, Receive, Scope, Send, layers_inside, refuse_recording_inside, send_denial
 from llm_authmw.authn.channels import without_credentials
 from llm_authmw.authn.credentials import AUTHORIZATION, NEVER_A_CREDENTIAL
 from llm_authmw.authn.layer import AuthenticationLayer
 from llm_authmw.callbacks import DEFAULT_DEADLINE, Callback
 from llm_authmw.context import RequestContext, logger
 from llm_authmw.errors import ConfigurationError, Denial
-from llm_authmw.identity import ReadsIdentity
+from llm_authmw.identity import Deciding, ReadsIdentity
 from llm_authmw.principal import Principal
 from llm_authmw.protected_resource import ProtectedResourceMiddleware
 from llm_authmw.secrets import Secret, resolve_secret
@@ -26,7 +26,7 @@ _VALUE: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
 
 
-class UpstreamCredentialMiddleware:
+class UpstreamCredentialMiddleware(Deciding):
     """Take away what the caller presented, and give the app behind a credential of its own.
 
     It is the innermost layer, in front of an app that has credentials: an LLM proxy with a master key, a provider. Removed are, in
@@ -86,6 +86,7 @@ class UpstreamCredentialMiddleware:
         elif header is not None and value is not None:
             self._lines.append(_line("header", header, "value", resolve_secret("value", value)))
         self._cookies: Final = cookies
+        refuse_recording_inside(self.name, app)
         for layer in layers_inside(app):
             if isinstance(layer, AuthenticationLayer | ReadsIdentity | ProtectedResourceMiddleware | UpstreamCredentialMiddleware):
                 raise ConfigurationError(self.name, f"{type(layer).__name__} stands inside, where the caller's credential is gone")

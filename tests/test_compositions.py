@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from starlette.middleware import Middleware
 from starlette.routing import Mount, Router
 
-from llm_authmw import KeyAuthMiddleware, Stack, StaticKeys
+from llm_authmw import AuditMiddleware, KeyAuthMiddleware, Stack, StaticKeys
 from llm_authmw.asgi import ASGIApp
 from llm_authmw.testing import request, websocket
+from llm_authmw.testing.records import KeptRecords
 from llm_authmw.testing.tickets import TicketLayer
 from llm_authmw.testing.witness import Witness
 
@@ -105,12 +106,16 @@ def test_any_composition_lets_in_whom_every_run_of_layers_lets_in(
             for layer in reversed(entries):
                 app = layer.cls(app, *layer.args, **layer.kwargs)
 
+    sink = KeptRecords()
+    recorded = AuditMiddleware(app, sink=sink)
+
     async def ask() -> None:
-        response = await request(app, "GET /v1/x", headers=CREDENTIALS[credential])
-        async with websocket(app, "/v1/x", headers=CREDENTIALS[credential]) as socket:
+        response = await request(recorded, "GET /v1/x", headers=CREDENTIALS[credential])
+        async with websocket(recorded, "/v1/x", headers=CREDENTIALS[credential]) as socket:
             assert (response.status == 200) == socket.accepted
         assert response.status in (200, 400, 401)
 
     anyio.run(ask)
     expected = model(all_runs, credential)
     assert ([] if expected is None else [expected] * 2) == witness.subjects
+    assert ["denied" if expected is None else "allowed"] * 2 == [record.outcome for record in sink.of("request")]

@@ -132,6 +132,7 @@ class ClientCertMiddleware(AuthenticationLayer):
         if reason is not None or known.accepted is None:
             denial = Denial(reason or "certificate_not_accepted")
             denial.credential_id = known.certificate.credential_id
+            run.proven = None if known.accepted is None else known.accepted.principal
             return denial
         if run.edge is None and known.accepted.ends < math.inf:
             run.edge_standing = Expiry(self.name, known.accepted.ends, self._clock, "certificate_expired", known.certificate.credential_id)

@@ -200,6 +200,7 @@ class JWTMiddleware(AuthenticationLayer):
     def _decide(self, issuer: Issuer, token: VerifiedToken, run: Run) -> Principal | Denial:
         denial = self.problem(issuer, token, run.certificate)
         if denial is not None:
+            run.proven = token.principal
             return denial
         standing = _Standing(self, issuer, token, run.certificate)
         if self.edge:

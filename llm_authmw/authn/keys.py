@@ -101,7 +101,7 @@ class KeyAuthMiddleware(AuthenticationLayer):
         self._can_end: Final = keys.verifier.bound is not None
         self._imported: Final = imported
         self._exact: Final = disclosure == "exact"
-        self._keys_repr: Final = repr(keys)
+        self._keys_repr: Final = repr(keys) if isinstance(keys, StaticKeys) else "store.keys"
 
     def __repr__(self) -> str:
         return f"KeyAuthMiddleware(keys={self._keys_repr}, required={self.required})"
@@ -145,6 +145,7 @@ class KeyAuthMiddleware(AuthenticationLayer):
         run.mark = known.mark
         denial = self._refusal(known, scope, context)
         if denial is not None:
+            run.proven = known.principal if known.key_id is not None else None
             return denial
         if self._can_end or known.ends < math.inf:
             run.standing = _Standing(self, self._verifier, presented, known, scope, context)

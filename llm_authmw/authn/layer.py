@@ -12,13 +12,13 @@ from typing import Any, Final
 
 from starlette.middleware.cors import CORSMiddleware
 
-from llm_authmw.asgi import ASGIApp, Receive, Scope, Send, layers_inside, send_denial, unwrap
+from llm_authmw.asgi import ASGIApp, Receive, Scope, Send, layers_inside, refuse_recording_inside, send_denial, unwrap
 from llm_authmw.authn.credentials import AUTHORIZATION, CALLER_HEADERS, NEVER_A_CREDENTIAL, find_credential
 from llm_authmw.authn.guard import Guard
 from llm_authmw.authn.run import Run
 from llm_authmw.context import Decision, RequestContext, logger, publish, unpublish
-from llm_authmw.errors import ConfigurationError, Denial
-from llm_authmw.identity import GivesIdentity, IdentitySource, ReadsIdentity
+from llm_authmw.errors import ConfigurationError, Denial, StoreError
+from llm_authmw.identity import CountsFailures, GivesIdentity, IdentitySource, ReadsIdentity
 from llm_authmw.network import TrustedProxies
 from llm_authmw.principal import ANONYMOUS, Principal
 from llm_authmw.protected_resource import ProtectedResource, ProtectedResourceMiddleware
@@ -162,6 +162,8 @@ class AuthenticationLayer(GivesIdentity):
             if isinstance(found, Denial):
                 outcome, found = found, None
             run = context.authentication = Run(found, outer=run, entrance=self)
+            if outcome is None and context.attempt is not None:
+                outcome = await context.attempt.begin(scope, context, run)
         run.expected = None
         if outcome is None and (run.principal is None or self.edge):
             try:
@@ -169,6 +171,7 @@ class AuthenticationLayer(GivesIdentity):
             except Denial as raised:
                 outcome = raised
             except Exception as error:  # noqa: BLE001 - a check that failed to run has failed: a denial, never a 500
+                context.store_trouble = context.store_trouble or isinstance(error, StoreError)
                 outcome = check_failed(self.name, error)
         if isinstance(outcome, Denial):
             await self._deny(scope, send, context, run, outcome)
@@ -218,9 +221,16 @@ class AuthenticationLayer(GivesIdentity):
         if denial.status in (400, 401) and not denial.challenges:
             denial.challenges = (*run.challenges, self.challenge)
         context.record(denial, credential_id=denial.credential_id, mark=run.mark)
+        if context.attempt is not None:
+            counted = await context.attempt.failed(scope, context, run, denial)
+            if counted is not denial:
+                context.record(counted, credential_id=denial.credential_id)
+                denial = counted
         await send_denial(scope, send, denial, context)
 
     async def _enter(self, scope: Scope, receive: Receive, send: Send, context: RequestContext, run: Run) -> None:
+        if context.attempt is not None:
+            context.attempt.succeeded(context)
         token = publish(scope, context.principal)
         guard = Guard(scope, receive, send, context, run.standing)
         try:
@@ -246,6 +256,7 @@ class AuthenticationLayer(GivesIdentity):
             layer = layer.neighbour
 
     def _check_what_stands_inside(self, app: Any) -> None:
+        refuse_recording_inside(self.name, app)
         for layer in layers_inside(app):
             if isinstance(layer, CORSMiddleware):
                 raise ConfigurationError(
@@ -255,6 +266,9 @@ class AuthenticationLayer(GivesIdentity):
                 raise ConfigurationError(
                     self.name, "ProtectedResourceMiddleware stands inside, so nobody could read it: put it outside of authentication"
                 )
+            if isinstance(layer, CountsFailures):
+                name = type(layer).__name__
+                raise ConfigurationError(self.name, f"{name} stands inside, so it would hear of no failure: put {name} outside of it")
             if isinstance(layer, AuthenticationLayer):
                 raise ConfigurationError(
                     self.name, f"something foreign stands between it and {layer.name}: put authentication layers side by side"

@@ -44,6 +44,7 @@ class Run(msgspec.Struct, eq=False):
         edge: Who an edge fact says is calling: a client certificate, a proxy's headers, a signed assertion. It counts where the
             caller presents no credential of its own.
         edge_standing: Whether the edge fact still holds later on.
+        proven: Whose credential it was proven to be, where it holds no more: it is good for nothing but the record.
         certificate: SHA-256 of the client's certificate, wherever one was proven: what a token may be bound to (RFC 8705 §3).
         mark: What a reader of the record should notice.
         entrance: The layer where it began, which knows what all of its layers look into and would accept; None where nobody is asked.
@@ -58,6 +59,7 @@ class Run(msgspec.Struct, eq=False):
     standing: Standing | None = None
     edge: Principal | None = None
     edge_standing: Standing | None = None
+    proven: Principal | None = None
     certificate: bytes | None = None
     mark: str | None = None
     entrance: Any = None

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 from starlette.middleware.cors import CORSMiddleware
 
-from llm_authmw.asgi import ASGIApp, Receive, Scope, Send, layers_inside, send_denial
+from llm_authmw.asgi import ASGIApp, Receive, Scope, Send, layers_inside, refuse_recording_inside, send_denial
 from llm_authmw.authz.access import AccessRequest, Authorizer, AuthorizerFunction
 from llm_authmw.authz.authorizer import Engine
 from llm_authmw.authz.case import Basis, Case
@@ -112,6 +112,9 @@ class RBACMiddleware(ReadsIdentity):
             shadow=shadow,
         )
         self._filters: Final = filter_models
+        self._by: Final = (
+            f"{dict(roles or {})!r}, grants={list(grants)!r}, default_role={default_role!r}, {route_groups=!r}, {model_groups=!r}"
+        )
         self._said_that_nobody_authenticates = False
         unknown = self.rules.operations - {operation.name for operation in lens.operations} - {UNLISTED}
         if unknown:
@@ -121,6 +124,11 @@ class RBACMiddleware(ReadsIdentity):
     def __repr__(self) -> str:
         decides = f"roles={list(self.rules.tables.names)}" if self._basis.has_roles else f"authorizer={self._basis.engine!r}"
         return f"RBACMiddleware({decides}{', shadow=True' if self.shadow else ''})"
+
+    @property
+    def stands(self) -> str:
+        """All of its roles and grants; see `Deciding`."""
+        return f"{self!r}: {self._by}"
 
     @property
     def engine(self) -> Engine | None:
@@ -180,6 +188,7 @@ class RBACMiddleware(ReadsIdentity):
             logger.error("no authentication layer stands outside of %s, so it denies everybody", self.name)
 
     def _check_what_stands_inside(self) -> None:
+        refuse_recording_inside(self.name, self.app)
         for layer in layers_inside(self.app):
             if isinstance(layer, GivesIdentity):
                 raise ConfigurationError(

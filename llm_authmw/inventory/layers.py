@@ -2,13 +2,16 @@
 
 import functools
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from starlette.middleware import Middleware
 
-from llm_authmw.asgi import Branching, unwrap
+from llm_authmw.asgi import Branching, no_app, unwrap
+from llm_authmw.audit.gate import AuditGate
+from llm_authmw.audit.middleware import AuditMiddleware
 from llm_authmw.authn.layer import AuthenticationLayer
 from llm_authmw.authz.rbac import RBACMiddleware
+from llm_authmw.brute_force.layer import BruteForceMiddleware
 from llm_authmw.limits.budget import BudgetMiddleware
 from llm_authmw.limits.rate import RateLimitMiddleware
 from llm_authmw.protected_resource import ProtectedResourceMiddleware
@@ -16,8 +19,11 @@ from llm_authmw.stack import Stack
 from llm_authmw.upstream import UpstreamCredentialMiddleware
 
 LAYERS: Final = (
+    AuditMiddleware,
+    AuditGate,
     AuthenticationLayer,
     RBACMiddleware,
+    BruteForceMiddleware,
     RateLimitMiddleware,
     BudgetMiddleware,
     Branching,
@@ -50,7 +56,7 @@ def _inwards(app: Any, until: Any = None) -> Iterator[Any]:
 
 def layers_of(stack: Stack) -> tuple[Any, ...]:
     """Return the layers of ours in a stack, the outermost first."""
-    return layers_around(stack(_nothing), _nothing)
+    return layers_around(stack(no_app), no_app)
 
 
 def layers_listed(entries: Iterable[Any]) -> tuple[Any, ...]:
@@ -62,19 +68,17 @@ def layers_listed(entries: Iterable[Any]) -> tuple[Any, ...]:
 
 
 def _built(entry: Any) -> tuple[Any, ...]:
-    factory: Any
-    if isinstance(entry, Middleware):
-        listed: Any = entry
-        factory, build = listed.cls, functools.partial(listed.cls, _nothing, *listed.args, **listed.kwargs)
-    else:
-        # Litestar's `DefineMiddleware`, or what it calls with nothing but the app.
-        factory = getattr(entry, "middleware", entry)
-        build = functools.partial(factory, *getattr(entry, "args", ()), app=_nothing, **getattr(entry, "kwargs", {}))
-    while isinstance(factory, functools.partial):
-        factory = factory.func
-    ours = isinstance(factory, Stack) or (isinstance(factory, type) and issubclass(factory, LAYERS))
-    return layers_around(build(), _nothing) if ours else ()
-
-
-async def _nothing(scope: Any, receive: Any, send: Any) -> None:
-    """Stand in for the app."""
+    starlettes = isinstance(entry, Middleware)
+    given: Any = entry
+    # Litestar's `DefineMiddleware`, or what it calls with nothing but the app.
+    build: Any = given.cls if starlettes else getattr(given, "middleware", given)
+    made: Any = build
+    while isinstance(made, functools.partial):
+        made = cast("Any", made).func
+    if not isinstance(made, Stack) and not (isinstance(made, type) and issubclass(made, LAYERS)):
+        return ()
+    # A layer that records may require a gate further in, which is an entry of its own.
+    records = isinstance(made, type) and issubclass(made, AuditMiddleware)
+    nothing: Any = AuditGate(no_app) if records else no_app
+    args, kwargs = getattr(given, "args", ()), getattr(given, "kwargs", {})
+    return layers_around(build(nothing, *args, **kwargs) if starlettes else build(*args, app=nothing, **kwargs), nothing)

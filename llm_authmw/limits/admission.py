@@ -274,6 +274,7 @@ class Admission:
         if self._basis.closed:
             raise Denial("ledger_unavailable") from error
         self.mark = "ledger_unavailable"
+        self._context.store_trouble = True
 
 
 def _limit(refused: _Refused) -> int:

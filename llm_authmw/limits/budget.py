@@ -5,12 +5,12 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 
 from starlette.middleware.cors import CORSMiddleware
 
-from llm_authmw.asgi import ASGIApp, Branching, Receive, Scope, Send, layers_inside, send_denial
+from llm_authmw.asgi import ASGIApp, Branching, Receive, Scope, Send, layers_inside, refuse_recording_inside, send_denial
 from llm_authmw.call import UNLISTED
 from llm_authmw.clock import Clock
 from llm_authmw.context import Decision, RequestContext
 from llm_authmw.errors import ConfigurationError, Denial
-from llm_authmw.identity import GivesIdentity, ReadsIdentity
+from llm_authmw.identity import Deciding, GivesIdentity, ReadsIdentity
 from llm_authmw.ledger.contract import Settlement
 from llm_authmw.ledger.service import LedgerService
 from llm_authmw.lens import DEFAULT_LENS, RequestLens
@@ -39,7 +39,7 @@ DRAIN: Final = 600.0
 """Seconds for which an app runs on at most after its client has left."""
 
 
-class BudgetMiddleware:
+class BudgetMiddleware(Deciding):
     """Let a request through if every budget that it falls under can pay for the most that it may cost.
 
     That much is reserved before the app sees the request, in all budgets or in none. The answer is metered as it passes, and the truth
@@ -221,6 +221,7 @@ class BudgetMiddleware:
         )
 
     def _check_what_stands_inside(self) -> None:
+        refuse_recording_inside(self.name, self.app)
         for layer in layers_inside(self.app):
             if isinstance(layer, GivesIdentity | ReadsIdentity) and not isinstance(layer, Branching):
                 raise ConfigurationError(

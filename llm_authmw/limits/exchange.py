@@ -167,6 +167,7 @@ class Exchange:
             settled: Told of the ledger's answer.
         """
         self._holds.append(_Held(actual, handle, hold, settled))
+        self.context.holds.append(hold)
 
     def buckets(self, handle: LedgerHandle) -> frozenset[BucketRef]:
         """Return the buckets of one ledger in which the request is counted already."""
@@ -297,6 +298,7 @@ class Exchange:
             self._facts = facts = self._known()
             if facts.usage is not None:
                 self.context.usage = facts.usage
+            self.context.answer_failed = facts.failed
             await self.settle()
         if self.epilogue is not None:
             epilogue, self.epilogue = self.epilogue, None

@@ -191,7 +191,7 @@ class Limiting:
         except StoreError:
             if self._basis.closed:
                 raise
-            self.store_failed = True
+            self.store_failed = self._context.store_trouble = True
             return ()
 
     async def _read(self, route: tuple[str, str], *, tokens: bool) -> LLMCall | None:
@@ -247,7 +247,7 @@ class Limiting:
             # As every denial; what is to wake somebody up, the ledger's handle says once.
             logger.info("request %s: the ledger is unavailable: %s", self._context.request_id, error)
             return Denial("ledger_unavailable")
-        self.store_failed = True
+        self.store_failed = self._context.store_trouble = True
         return None
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, cast
 
-from llm_authmw.asgi import ASGIApp, Branching, Message, Receive, Scope, Send, layers_inside, send_denial
+from llm_authmw.asgi import ASGIApp, Branching, Message, Receive, Scope, Send, layers_inside, refuse_recording_inside, send_denial
 from llm_authmw.clock import Clock
 from llm_authmw.context import Decision, RequestContext
 from llm_authmw.dialects import dialect_of
 from llm_authmw.errors import ConfigurationError, Denial
-from llm_authmw.identity import GivesIdentity, ReadsIdentity
+from llm_authmw.identity import Deciding, GivesIdentity, ReadsIdentity
 from llm_authmw.ledger.service import LedgerService
 from llm_authmw.lens import DEFAULT_LENS, RequestLens
 from llm_authmw.limits.exchange import Exchange
@@ -25,7 +25,7 @@ DEFAULT_OUTPUT: Final = 4096
 """Tokens of an answer that are reserved where the request names no ceiling."""
 
 
-class RateLimitMiddleware:
+class RateLimitMiddleware(Deciding):
     """Let no more through than limits allow: requests, tokens, requests at once, by whatever they are counted.
 
     It stands inside of the layers that say who is calling and whether they may, and counts what is let in. A caller's own limits hold, and
@@ -91,6 +91,7 @@ class RateLimitMiddleware:
         )
         self.lens: Final[RequestLens] = lens
         self._has_tiers: Final = tiers is not None
+        self._by: Final = repr(dict(tiers or {}))
         self._basis: Final = Basis(
             layer=self.name,
             ledger=ledger,
@@ -107,6 +108,11 @@ class RateLimitMiddleware:
     def __repr__(self) -> str:
         tiers = f"tiers={sorted(self.plan.tiers or ())}" if self._has_tiers else ""
         return f"RateLimitMiddleware({', '.join(filter(None, (repr(self.plan), tiers)))})"
+
+    @property
+    def stands(self) -> str:
+        """All of its limits; see `Deciding`."""
+        return f"{self!r}: {self._by}" if self._has_tiers else repr(self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand a request on that is within its limits, or deny it."""
@@ -145,6 +151,7 @@ class RateLimitMiddleware:
         await send_denial(scope, send, denial, context)
 
     def _check_what_stands_inside(self) -> None:
+        refuse_recording_inside(self.name, self.app)
         needs_caller = self.plan.needs_caller or self._has_tiers or not self.plan.scopes
         for layer in layers_inside(self.app):
             misplaced = isinstance(layer, GivesIdentity | ReadsIdentity) and not isinstance(layer, Branching)

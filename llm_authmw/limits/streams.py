@@ -152,7 +152,10 @@ class Editor:
                 if not isinstance(answer, Hold):
                     return False
                 self._exchange.add(self._handle, answer, spending.slice_actual)
-        except (Denial, StoreError):
+        except StoreError:
+            self._exchange.context.store_trouble = True
+            return False
+        except Denial:
             return False
         spending.estimate = msgspec.structs.replace(more, capped=estimate.capped)
         return True

@@ -1,0 +1,100 @@
+"""Mode "required": a durable sink has a record before anything goes on."""
+
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+import anyio
+
+from llm_authmw.background import Background
+from llm_authmw.errors import SinkError
+from llm_authmw.sinks.queue import Deferred
+from llm_authmw.sinks.sink import AuditSink
+
+logger: Final = logging.getLogger("llm_authmw")
+
+
+class Acceptance:
+    """Has one of several durable sinks accept a record.
+
+    Args:
+        durable: The sinks: one at least.
+        deadline: Seconds that this may take; None where the sinks' own deadlines are all.
+    """
+
+    __slots__ = ("_background", "_deadline", "durable")
+
+    def __init__(self, durable: Sequence[AuditSink], deadline: float | None) -> None:
+        self.durable: Final[tuple[AuditSink, ...]] = tuple(durable)
+        self._deadline: Final = deadline
+        self._background: Final = Background()
+
+    async def accept(self, record: Deferred) -> bool:
+        """Give a record to all of the sinks at once; return whether one of them has accepted it in time."""
+        return await self._first(self.durable, record, keep=False)
+
+    async def file(self, sinks: Sequence[AuditSink], record: Deferred) -> None:
+        """Give a record to some of the sinks, and wait for the first to have it. One that does not accept it now writes it later."""
+        if sinks:
+            await self._first(sinks, record, keep=True)
+
+    async def _first(self, sinks: Sequence[AuditSink], record: Deferred, *, keep: bool) -> bool:
+        if self._deadline is None and len(sinks) == 1:
+            # What nearly always happens, without a timer or a task: the sink keeps its own deadline.
+            return await _accepted(sinks[0], record, keep=keep)
+        race = _Race(sinks, record, keep=keep)
+        for sink in sinks:
+            # Each goes on by itself: a request that is let in, or cancelled, takes no record away from the others.
+            self._background.start(race.runner(sink))
+        with anyio.move_on_after(self._deadline):
+            await race.decided.wait()
+        return race.won
+
+
+class _Race:
+    """Several sinks that are given one record."""
+
+    def __init__(self, sinks: Sequence[AuditSink], record: Deferred, *, keep: bool) -> None:
+        self._record: Final = record
+        self._keep: Final = keep
+        self._running = len(sinks)
+        self.decided: Final = anyio.Event()
+        self.won: bool = False
+
+    def runner(self, sink: AuditSink) -> "_Runner":
+        return _Runner(self, sink)
+
+    async def run(self, sink: AuditSink) -> None:
+        accepted = await _accepted(sink, self._record, keep=self._keep)
+        self._running -= 1
+        self.won = self.won or accepted
+        if self.won or not self._running:
+            self.decided.set()
+
+
+class _Runner:
+    """One of them."""
+
+    def __init__(self, race: _Race, sink: AuditSink) -> None:
+        self._race: Final = race
+        self._sink: Final = sink
+
+    async def __call__(self) -> None:
+        await self._race.run(self._sink)
+
+
+async def _accepted(sink: AuditSink, record: Deferred, *, keep: bool) -> bool:
+    """Say whether a sink accepts a record; where it is to be kept, and the sink does not, it is to be written later."""
+    accepted = False
+    try:
+        await sink.accept(record)
+        accepted = True
+    except SinkError as error:
+        # What is to wake somebody up, the sink says once.
+        logger.info("%s has not accepted a record: %s", sink.name, error)
+    except Exception as error:  # noqa: BLE001 - a sink of somebody else's: a record that it did not take is not recorded
+        logger.error("%s has failed: %s", sink.name, type(error).__name__)  # noqa: TRY400 - not its text, which may quote the record
+    finally:
+        if keep and not accepted:
+            sink.put(record)
+    return accepted

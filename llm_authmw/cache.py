@@ -4,15 +4,17 @@ It belongs to a handle (`store.keys`, an `Issuer`), never to a layer. Nothing in
 no lock, and a hit is two dictionary operations.
 """
 
+import contextlib
 import itertools
 import math
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterator
 from typing import Final, Generic, TypeVar
 
 import anyio
 from anyio.lowlevel import EventLoopToken, current_token
 
 from llm_authmw.clock import SYSTEM_CLOCK, Clock
+from llm_authmw.telemetry import Reading, measure
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -115,7 +117,12 @@ class Cache(Generic[K, V]):
         negative_ttl: Seconds for which a negative answer is kept.
         is_negative: Tells a negative answer.
         on_drop: Told of every answer that is forgotten.
+        name: What it is called among the figures that are measured; None for one that nobody looks at.
         clock: Gives the monotonic time.
+
+    Attributes:
+        hits: Answers that were at hand.
+        misses: Answers that had to be found.
     """
 
     def __init__(
@@ -128,8 +135,12 @@ class Cache(Generic[K, V]):
         negative_ttl: float = 5.0,
         is_negative: Callable[[V], bool] | None = None,
         on_drop: Callable[[K, V], None] | None = None,
+        name: str | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        # Plain numbers, since they are counted where a request that is known costs least, and are read only when somebody asks.
+        self.hits: int = 0
+        self.misses: int = 0
         self._stale_ttl: Final = stale_ttl
         self._is_negative: Final = is_negative
         self._on_drop: Final = on_drop
@@ -139,6 +150,16 @@ class Cache(Generic[K, V]):
         self._endless: Final = ttl == math.inf
         self._flights: Final[SingleFlight[K, V]] = SingleFlight()
         self._generation = 0
+        self._name: Final = name or ""
+        if name is not None:
+            measure(self)
+
+    def readings(self) -> Iterator[Reading]:
+        """Return how often an answer was at hand and how often not, and how many are kept."""
+        cache = ("cache", self._name)
+        yield Reading("cache_lookups", self.hits, (cache, ("result", "hit")), counts_up=True)
+        yield Reading("cache_lookups", self.misses, (cache, ("result", "miss")), counts_up=True)
+        yield Reading("cache_entries", len(self), (cache,))
 
     def __len__(self) -> int:
         return len(self._entries.values) + len(self._negative.values)
@@ -147,10 +168,18 @@ class Cache(Generic[K, V]):
         """Return the fresh answer for `key`, or None; never waits."""
         value = self._entries.values.get(key)
         if value is not None and self._endless:
+            self.hits += 1
             return value
         shelf = self._negative if value is None else self._entries
         value = shelf.values.get(key)
-        return value if value is not None and shelf.end(key) > self._monotonic() else None
+        if value is None or shelf.end(key) <= self._monotonic():
+            return None
+        self.hits += 1
+        return value
+
+    def holds(self, key: K, value: V) -> bool:
+        """Say whether this very answer is the one that is kept for `key`, fresh or not. It counts as no use of it."""
+        return self._entries.values.get(key) is value or self._negative.values.get(key) is value
 
     async def get(self, key: K, load: Callable[[K], Awaitable[V]]) -> V:
         """Return the answer for `key`, loading it at most once for any number of callers.
@@ -164,12 +193,12 @@ class Cache(Generic[K, V]):
         stale = self._entries.values.get(key)
         if stale is None or self._entries.end(key) + self._stale_ttl <= self._monotonic():
             return await self._flights.run(key, lambda: self._load(key, load))
-        if self._flights.under_way(key):
-            return stale
-        try:
-            return await self._flights.run(key, lambda: self._load(key, load))
-        except Exception:  # noqa: BLE001 - whatever it was, the stale answer is still good for `stale_ttl`
-            return stale
+        if not self._flights.under_way(key):
+            # Whatever goes wrong, the stale answer is still good for `stale_ttl`.
+            with contextlib.suppress(Exception):
+                return await self._flights.run(key, lambda: self._load(key, load))
+        self.hits += 1
+        return stale
 
     async def _load(self, key: K, load: Callable[[K], Awaitable[V]]) -> V:
         generation = self._generation
@@ -178,10 +207,13 @@ class Cache(Generic[K, V]):
         # happened, and is not kept.
         if generation == self._generation:
             self.put(key, value)
+        else:
+            self.misses += 1
         return value
 
     def put(self, key: K, value: V) -> None:
         """Remember an answer that the caller has found himself."""
+        self.misses += 1
         self._take(key)
         negative = self._is_negative is not None and self._is_negative(value)
         shelf = self._negative if negative else self._entries

@@ -12,7 +12,8 @@ import anyio
 
 from llm_authmw.cache import SingleFlight
 from llm_authmw.clock import SYSTEM_CLOCK, Clock
-from llm_authmw.errors import ConfigurationError, StoreUnavailableError
+from llm_authmw.errors import ConfigurationError, StoreError, StoreUnavailableError
+from llm_authmw.telemetry import Alert, Asked, asking, emit
 
 
 class Changes(NamedTuple):
@@ -78,6 +79,7 @@ class ChangeFollower:
         self._listeners: Final[list[Listener]] = []
         self._cursor: int | None = None
         self._flight: Final[SingleFlight[None, Changes]] = SingleFlight()
+        self._failing_since: float | None = None
 
     def subscribe(self, listener: Listener) -> None:
         """Call `listener` with every change from now on. It must not fail and must not wait."""
@@ -103,10 +105,31 @@ class ChangeFollower:
         asked = self._monotonic()
         try:
             with anyio.fail_after(self._deadline):
-                changes = await self._feed.changes(self._cursor)
+                changes = await asking("changes", "poll", lambda: self._feed.changes(self._cursor), monotonic=self._monotonic)
         except TimeoutError:
+            emit(Asked("changes", "poll", self._deadline, "late"))
+            self._failed(asked)
             raise StoreUnavailableError("the store did not answer in time") from None
+        except StoreError:
+            self._failed(asked)
+            raise
+        self._failing_since = None
         self._cursor = changes.cursor
         self.announce(changes)
         self.fresh_until = asked + self.bound
         return changes
+
+    def _failed(self, asked: float) -> None:
+        """Alert of the first poll of a row that fails; one that succeeds ends the row."""
+        if self._failing_since is None:
+            self._failing_since = asked
+            emit(
+                Alert(
+                    kind="refresh_failing",
+                    tenant="*",
+                    subject="changes",
+                    message="The store cannot be asked what has changed, so that nothing that is remembered of it may be used.",
+                    # Of the process's own clock, which is all that tells one row of failures from the next.
+                    occasion=f"{asked:.3f}",
+                )
+            )

@@ -4,11 +4,16 @@ It belongs to the process, as the registries of Prometheus and OpenTelemetry do.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
-from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 from weakref import WeakSet
 
 import msgspec
+
+from llm_authmw.errors import StoreError
+
+T = TypeVar("T")
 
 logger: Final = logging.getLogger("llm_authmw")
 
@@ -37,7 +42,7 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
     """A store was asked.
 
     Attributes:
-        store: Which part of it: "keys", "accounts", "revocations", "ledger", "counters", "audit".
+        store: Which part of it: "keys", "accounts", "revocations", "changes", "ledger", "counters", "audit".
         operation: What for: "find", "reserve", "settle", "append".
         seconds: How long it took.
         outcome: "ok", "late" beyond the deadline, "failed", or "skipped" where it is left alone after failures.
@@ -73,7 +78,7 @@ class Reading(NamedTuple):
     """A figure, read now.
 
     Attributes:
-        name: What is measured: "ledger_reservations_open".
+        name: What is measured, one of `metrics.instruments.INSTRUMENTS` that are read: "ledger_reservations_open".
         value: The figure.
         labels: Names and values that tell it from others; all of the configuration, and no request adds a new one.
         counts_up: Whether it only ever grows while the process lives.
@@ -136,6 +141,8 @@ class Measured(Protocol):
 
 _observers: tuple[Observer, ...] = ()
 _measured: Final[WeakSet[Measured]] = WeakSet()
+# Exporters read in threads of their own, while objects are made in others.
+_measuring: Final = threading.Lock()
 
 
 def attach(observer: Observer) -> None:
@@ -166,12 +173,46 @@ def emit(event: object) -> None:
             logger.error("%s could not take %s: %s", type(observer).__name__, type(event).__name__, type(error).__name__)  # noqa: TRY400 - likewise
 
 
+async def asking(store: str, operation: str, call: Callable[[], Awaitable[T]], *, monotonic: Callable[[], float]) -> T:
+    """Put a question to a store, and tell how long the answer took.
+
+    Of one that is cancelled nothing is told: whoever has set a limit knows whether that was reached, and says "late" then.
+
+    Args:
+        store: See `Asked`; so is `operation`.
+        operation: What for.
+        call: The question.
+        monotonic: Tells the time, in seconds.
+
+    Raises:
+        StoreError: as the question.
+    """
+    if not _observers:
+        return await call()
+    began = monotonic()
+    try:
+        answer = await call()
+    except StoreError:
+        emit(Asked(store, operation, monotonic() - began, "failed"))
+        raise
+    emit(Asked(store, operation, monotonic() - began, "ok"))
+    return answer
+
+
 def measure(measured: Measured) -> None:
     """Ask an object for its figures whenever somebody wants them, as long as it lives."""
-    _measured.add(measured)
+    with _measuring:
+        _measured.add(measured)
 
 
 def readings() -> Iterator[Reading]:
     """Return the figures of all that are measured, those of one name and labels added up by whoever reads them."""
-    for measured in tuple(_measured):
-        yield from measured.readings()
+    with _measuring:
+        objects = tuple(_measured)
+    for measured in objects:
+        try:
+            found = list(measured.readings())
+        except Exception as error:  # noqa: BLE001 - one that cannot be read must not hide the others
+            logger.error("the figures of %s could not be read: %s", type(measured).__name__, type(error).__name__)  # noqa: TRY400 - as above
+        else:
+            yield from found

@@ -34,6 +34,7 @@ OPTIONAL = (
     "litestar",
     "openai",
     "opentelemetry",
+    "prometheus_client",
     "pydantic",
     "redis",
     "rich",

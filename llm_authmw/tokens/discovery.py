@@ -5,8 +5,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from llm_authmw.clock import SYSTEM_CLOCK, Clock
 from llm_authmw.errors import ConfigurationError, IssuerUnavailableError
 from llm_authmw.strict_json import is_array, parse_object
+from llm_authmw.tokens.fetches import fetching
 from llm_authmw.tokens.http import Fetcher, check_url, is_loopback_url, url_problem
 
 _OPENID: Final = "/.well-known/openid-configuration"
@@ -66,12 +68,17 @@ def metadata_urls(issuer: str) -> tuple[str, str]:
     return f"{origin}{path}{_OPENID}", f"{origin}{_OAUTH}{path}"
 
 
-async def discover(fetcher: Fetcher, issuer: str) -> Metadata:
+async def discover(fetcher: Fetcher, issuer: str, *, clock: Clock = SYSTEM_CLOCK) -> Metadata:
     """Return the metadata of an issuer that `check_issuer` has let pass.
 
     Raises:
         IssuerUnavailableError: it could not be asked, has no metadata, or they are malformed or another issuer's.
     """
+    with fetching("discovery", issuer, clock.monotonic):
+        return await _discover(fetcher, issuer)
+
+
+async def _discover(fetcher: Fetcher, issuer: str) -> Metadata:
     for url in metadata_urls(issuer):
         answer = await fetcher.get(url)
         if answer.status == 200:

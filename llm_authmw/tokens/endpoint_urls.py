@@ -49,6 +49,7 @@ class DiscoveredURL:
         self._issuer: Final = check_issuer("issuer", issuer)
         self._name: Final[EndpointName] = name
         self._fetcher: Final = fetcher
+        self._clock: Final = clock
         # An address that was good a while ago is, most likely, good still: the metadata being away need not stop anything.
         self._known: Final[Cache[str, str]] = Cache(max_entries=1, ttl=TTL, stale_ttl=MAX_AGE - TTL, clock=clock)
 
@@ -61,7 +62,7 @@ class DiscoveredURL:
         return await self._known.get(self._name, self._ask)
 
     async def _ask(self, name: str) -> str:
-        url: str | None = getattr(await discover(self._fetcher, self._issuer), name)
+        url: str | None = getattr(await discover(self._fetcher, self._issuer, clock=self._clock), name)
         if url is None:
             raise IssuerUnavailableError(f"its metadata name no {name} that may be asked")
         return url

@@ -125,7 +125,8 @@ class Introspector:
     ) -> None:
         if claims is not None and not isinstance(claims, ClaimMap):
             raise ConfigurationError("claims", "takes ClaimMap(…)")
-        self._calls: Final = Calls(deadline=deadline, max_calls=max_calls, clock=clock)
+        asked = issuer or endpoint or GITHUB_USER
+        self._calls: Final = Calls(deadline=deadline, max_calls=max_calls, what="introspection", issuer=asked, clock=clock)
         self._fetcher: Final = Fetcher(http, deadline=deadline, max_bytes=MAX_ANSWER)
         self._endpoint: Final = token_endpoint(
             mode,
@@ -165,6 +166,7 @@ class Introspector:
             ttl=cache_ttl,
             negative_ttl=seconds("negative_ttl", negative_ttl),
             is_negative=lambda known: known.principal is None,
+            name="introspection",
             clock=clock,
         )
 

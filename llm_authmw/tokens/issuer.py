@@ -147,7 +147,7 @@ class Issuer:
         self._read: TokenForm = read_jwt
         # What userinfo said is asked for again; what a token says never changes.
         remembered = math.inf if self._userinfo is None else USERINFO_TTL
-        self._verified: Final[Cache[bytes, VerifiedToken]] = Cache(max_entries=MAX_TOKENS, ttl=remembered, clock=clock)
+        self._verified: Final[Cache[bytes, VerifiedToken]] = Cache(max_entries=MAX_TOKENS, ttl=remembered, name="tokens", clock=clock)
         # These two are the cost of a token that is known, so nothing stands between them and whoever asks.
         self.now: Final = clock.now
         """Gives the time, in seconds since 1970."""

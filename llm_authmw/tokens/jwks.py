@@ -19,7 +19,9 @@ from llm_authmw.clock import SYSTEM_CLOCK, Clock
 from llm_authmw.context import logger
 from llm_authmw.errors import ConfigurationError, IssuerUnavailableError
 from llm_authmw.strict_json import parse
+from llm_authmw.telemetry import Fetched, emit
 from llm_authmw.tokens.discovery import Metadata, check_issuer, discover
+from llm_authmw.tokens.fetches import Outages, fetching
 from llm_authmw.tokens.http import Fetcher, check_url
 from llm_authmw.tokens.keys import KeyRing, VerificationKey, read_keys
 
@@ -28,6 +30,8 @@ MAX_AGE: Final = 86_400.0
 INTERVAL: Final = 30.0
 FIRST_BACKOFF: Final = 1.0
 LONGEST_BACKOFF: Final = 60.0
+_TOLERATED: Final = 3
+"""Failures in a row of which the third is alerted of; the first one already, where no keys are at hand."""
 
 _ACCEPT: Final = {"accept": "application/jwk-set+json, application/json"}
 _CLOSED: Final = "asking it was broken off, since this is being closed"
@@ -90,7 +94,9 @@ class RemoteKeys:
         self._max_age: Final = max_age
         self._interval: Final = interval
         self._jitter: Final = jitter
+        self._clock: Final = clock
         self._monotonic: Final = clock.monotonic
+        self._outages: Final = Outages("jwks", issuer, clock.monotonic)
         self._background: Final = Background()
         # An event belongs to one loop, and a process may run several.
         self._flights: Final[MutableMapping[object, _Flight]] = WeakKeyDictionary()
@@ -144,6 +150,7 @@ class RemoteKeys:
         if flight is None:
             now = self._monotonic()
             if now < self._retry:
+                emit(Fetched("jwks", self._issuer, 0.0, "skipped"))
                 raise IssuerUnavailableError("it failed a moment ago, and is not asked again yet", retry_after=self._retry - now)
             flight = self._depart(now)
         flight.for_unknown = flight.for_unknown or self._ring is not None
@@ -181,7 +188,7 @@ class RemoteKeys:
 
     async def _attempt(self, flight: _Flight) -> None:
         try:
-            with anyio.fail_after(self._fetcher.deadline):
+            with fetching("jwks", self._issuer, self._monotonic), anyio.fail_after(self._fetcher.deadline):
                 metadata, ring = await self._ask()
         except TimeoutError:
             self._fail(flight, "it did not answer in time")
@@ -200,13 +207,14 @@ class RemoteKeys:
             if self._failures:
                 logger.info("the keys of %s could be fetched again", self._issuer)
             self._failures, self._retry = 0, -inf
+            self._outages.end()
             flight.problem = None
 
     async def _ask(self) -> tuple[Metadata | None, KeyRing]:
         metadata, url = None, self._jwks_url
         if url is None:
             # Every time: the keys may have moved.
-            metadata = await discover(self._fetcher, self._issuer)
+            metadata = await discover(self._fetcher, self._issuer, clock=self._clock)
             url = metadata.jwks_uri
             if url is None:
                 raise IssuerUnavailableError("its metadata name no address that its keys may be fetched from")
@@ -241,3 +249,5 @@ class RemoteKeys:
         self._retry = self._monotonic() + backoff
         self._due = min(self._retry, self._ends)
         logger.warning("the keys of %s could not be fetched: %s; the next attempt is in %.1f s", self._issuer, problem, backoff)
+        if self._ring is None or self._failures >= _TOLERATED:
+            self._outages.begin("The keys of an issuer cannot be fetched, so that its tokens are, or soon will be, refused.")

@@ -10,6 +10,7 @@ from llm_authmw.changes import ChangeFollower, Changes
 from llm_authmw.clock import SYSTEM_CLOCK, Clock
 from llm_authmw.errors import ConfigurationError, StoreUnavailableError
 from llm_authmw.resource import Resource
+from llm_authmw.telemetry import Asked, asking, emit
 from llm_authmw.tokens.revocation_records import LiveRevocations, RevocationStore
 
 _NOT_READ: Final[LiveRevocations] = {}
@@ -79,6 +80,7 @@ class RevocationView:
                 while self._unread:
                     await self._flight.run(None, self._read)
         except TimeoutError:
+            emit(Asked("revocations", "live", self._deadline, "late"))
             raise StoreUnavailableError("the store did not answer in time") from None
 
     def covers(self, *, tenant: str, issuer: str, jti: str | None, subject: str | None, issued_at: float | None, kid: str | None) -> bool:
@@ -106,7 +108,7 @@ class RevocationView:
 
     async def _read(self) -> LiveRevocations:
         heard = self._heard
-        found = await self._store.live()
+        found = await asking("revocations", "live", self._store.live, monotonic=self._monotonic)
         # What changed while it was read may be missing from it; then it is read once more.
         if heard == self._heard:
             if self._revoked is _NOT_READ or found != self._revoked:

@@ -77,10 +77,16 @@ class Userinfo:
         else:
             raise ConfigurationError("userinfo", "is a URL, where there is no issuer to ask for it")
         self._url: Final = url
-        self._calls: Final = Calls(deadline=deadline, max_calls=max_calls, clock=clock)
+        source = issuer or endpoint or ""
+        self._calls: Final = Calls(deadline=deadline, max_calls=max_calls, what="userinfo", issuer=source, clock=clock)
         self._flights: Final[SingleFlight[bytes, _Answer]] = SingleFlight()
         self._answers: Final[Cache[bytes, _Answer]] = Cache(
-            max_entries=MAX_ANSWERS, ttl=TTL, negative_ttl=NEGATIVE_TTL, is_negative=lambda answer: answer.claims is None, clock=clock
+            max_entries=MAX_ANSWERS,
+            ttl=TTL,
+            negative_ttl=NEGATIVE_TTL,
+            is_negative=lambda answer: answer.claims is None,
+            name="userinfo",
+            clock=clock,
         )
 
     @classmethod

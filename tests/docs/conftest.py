@@ -3,6 +3,13 @@ from pathlib import Path
 
 import pytest
 
+from llm_authmw import telemetry
+
+
+@pytest.fixture(autouse=True)
+def whoever_a_page_lets_listen_stops_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telemetry, "_observers", ())
+
 
 @pytest.fixture(autouse=True)
 def stand_ins_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:

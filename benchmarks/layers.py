@@ -28,6 +28,10 @@ from benchmarks.rounds import Case, difference, pin_to_one_core, ratio, run_roun
 from llm_authmw import (
     AccountRef,
     AccountService,
+    AuditGate,
+    AuditMiddleware,
+    BruteForceMiddleware,
+    FileSink,
     KeyAuthMiddleware,
     KeyRecord,
     KeyService,
@@ -48,7 +52,9 @@ from llm_authmw.keys.hashing import Peppers
 from llm_authmw.keys.protocols import KeyUse
 from llm_authmw.keys.records import KeySecret, StoredKey
 from llm_authmw.keys.verifier import KeyVerifier
+from llm_authmw.sinks.queue import Deferred
 from llm_authmw.stores.sqlite import SQLiteBackend
+from llm_authmw.testing.records import KeptRecords
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -154,6 +160,17 @@ async def case(app: App, authorization: str | None, *, status: int, before: Call
     return run
 
 
+async def attacked(guarded: App, network: str, key: str) -> BruteForceMiddleware:
+    """The defence once a key was good, and a network was locked out."""
+    # For a day, so that it does not end while it is measured.
+    limits = {"address": ["1 requests/day, burst 1"]}
+    defence = BruteForceMiddleware(guarded, ledger=open_store("memory://").ledger, limits=limits)
+    await defence(scope_with(f"Bearer {key}"), receive, discard)
+    for _ in range(2):
+        await defence({**scope_with(f"Bearer {mint_key().text}"), "client": (network, 50000)}, receive, discard)
+    return defence
+
+
 async def table(keys: KeyService, follower: ChangeFollower, *, rounds: int, calls: int) -> None:
     created = await keys.create(name="bench", user="ada", team="blue", roles=["member"])
     key = created.key or ""
@@ -171,8 +188,15 @@ async def table(keys: KeyService, follower: ChangeFollower, *, rounds: int, call
     silent = RateLimitMiddleware(bare, ledger=ledger, limits=four, headers=[])
     telling = RateLimitMiddleware(bare, ledger=ledger, limits=four)
 
+    defended = BruteForceMiddleware(guarded, ledger=open_store("memory://").ledger)
+    beside, under_attack = await attacked(guarded, "203.0.113.7", key), await attacked(guarded, "127.0.0.1", key)
+
+    sink = Discarding()
+    recorded = AuditMiddleware(bare, sink=sink)
     fast = {
         "bare ASGI app": await case(bare, None, status=200),
+        "AuditMiddleware, best effort": await case(recorded, None, status=200),
+        "AuditMiddleware and KeyAuthMiddleware, warm key": await case(AuditMiddleware(guarded, sink=sink), f"Bearer {key}", status=200),
         "KeyAuthMiddleware, warm key": await case(guarded, f"Bearer {key}", status=200),
         "KeyAuthMiddleware, warm key, with a master key": await case(with_master, f"Bearer {key}", status=200),
         "KeyAuthMiddleware and RBACMiddleware, by route": await case(KeyAuthMiddleware(by_route, keys=keys), f"Bearer {key}", status=200),
@@ -183,6 +207,10 @@ async def table(keys: KeyService, follower: ChangeFollower, *, rounds: int, call
             KeyAuthMiddleware(silent, keys=keys), f"Bearer {key}", status=200
         ),
         "the same, which tells what is left": await case(KeyAuthMiddleware(telling, keys=keys), f"Bearer {key}", status=200),
+        "BruteForceMiddleware and KeyAuthMiddleware": await case(defended, f"Bearer {key}", status=200),
+        "the same, while another network is locked out": await case(beside, f"Bearer {key}", status=200),
+        "the same, while its own network is": await case(under_attack, f"Bearer {key}", status=200),
+        "refused: locked out, not judged": await case(under_attack, f"Bearer {unknown}", status=429),
         "refused: no credential": await case(guarded, None, status=401),
         "refused: malformed key": await case(guarded, f"Bearer {key[:-1]}!", status=401),
         "refused: unknown key, remembered": await case(guarded, f"Bearer {unknown}", status=401),
@@ -220,11 +248,55 @@ async def table(keys: KeyService, follower: ChangeFollower, *, rounds: int, call
 
     streams = {
         "bare": await case(streaming, None, status=200),
+        "AuditMiddleware": await case(AuditMiddleware(streaming, sink=sink), None, status=200),
         "KeyAuthMiddleware": await case(KeyAuthMiddleware(streaming, keys=keys), f"Bearer {key}", status=200),
     }
     timings = await run_rounds(streams, rounds=rounds, calls=max(50, calls // 20))
-    per_chunk = difference(timings["KeyAuthMiddleware"], timings["bare"]) / CHUNKS * 1000
-    print(f"\nOne streamed chunk: {timings['bare'].median / CHUNKS * 1000:.0f} ns bare, {per_chunk:+.0f} ns behind KeyAuthMiddleware")
+    per_chunk = {name: difference(timings[name], timings["bare"]) / CHUNKS * 1000 for name in list(streams)[1:]}
+    behind = ", ".join(f"{nanoseconds:+.0f} ns behind {name}" for name, nanoseconds in per_chunk.items())
+    print(f"\nOne streamed chunk: {timings['bare'].median / CHUNKS * 1000:.0f} ns bare, {behind}")
+    await records(rounds=rounds, calls=calls)
+
+
+class Discarding(KeptRecords):
+    """A sink that takes what it is given, and makes no record of it: what is left is what is on the path of a request."""
+
+    def put(self, record: Deferred) -> None:
+        return
+
+
+class Collecting(KeptRecords):
+    """A sink that keeps what it is given as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[Deferred] = []
+
+    def put(self, record: Deferred) -> None:
+        self.kept.append(record)
+
+
+async def records(*, rounds: int, calls: int) -> None:
+    """What it costs, off the path, to make a record of what was noted; and, on it, to have a file accept intent and outcome."""
+    sink = Collecting()
+    one = await case(AuditMiddleware(bare, sink=sink), None, status=200)
+    for _ in range(calls * 5):
+        await one()
+    began = time.process_time_ns()
+    for notes in sink.kept:
+        notes.record()
+    print(f"\nOne record made of its notes, off the path: {(time.process_time_ns() - began) / len(sink.kept) / 1000:.1f} µs")
+    with tempfile.TemporaryDirectory() as folder:
+        file = FileSink(Path(folder) / "audit.jsonl", fsync=False)
+        await file.start()
+        cases = {
+            "bare": await case(bare, None, status=200),
+            "required": await case(AuditMiddleware(AuditGate(bare), sink=file, mode="required"), None, status=200),
+        }
+        timings = await run_rounds(cases, rounds=rounds, calls=max(100, calls // 4))
+        await file.aclose()
+    above = difference(timings["required"], timings["bare"])
+    print(f"AuditMiddleware(mode='required'), JSONL without fsync: {above:+.1f} µs for intent and outcome, the records made included")
 
 
 class ManyKeys:

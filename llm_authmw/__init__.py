@@ -3,6 +3,8 @@
 from llm_authmw.accounts.records import AccountRecord, AccountRef
 from llm_authmw.accounts.service import AccountService
 from llm_authmw.alerts import Alerts, Webhook
+from llm_authmw.audit.gate import AuditGate
+from llm_authmw.audit.middleware import AuditMiddleware
 from llm_authmw.authn.client_cert import ClientCertMiddleware
 from llm_authmw.authn.custom import CustomAuthMiddleware
 from llm_authmw.authn.header_map import HeaderMap
@@ -16,6 +18,7 @@ from llm_authmw.authz.grants import Grant
 from llm_authmw.authz.presets import proxy_roles
 from llm_authmw.authz.rbac import RBACMiddleware
 from llm_authmw.authz.roles import Role
+from llm_authmw.brute_force.layer import BruteForceMiddleware
 from llm_authmw.call import Charge, Usage
 from llm_authmw.certificates.rules import CertRule
 from llm_authmw.clock import Clock
@@ -56,13 +59,25 @@ from llm_authmw.principal import ANONYMOUS, Assurance, Principal
 from llm_authmw.protected_resource import ProtectedResource, ProtectedResourceMiddleware
 from llm_authmw.quota import Budget, Limit
 from llm_authmw.secrets import Secret, register_resolver
+from llm_authmw.sinks.file import FileSink
+from llm_authmw.sinks.function import FunctionSink
+from llm_authmw.sinks.http import HTTPSink
+from llm_authmw.sinks.only import Only
+from llm_authmw.sinks.sink import AuditSink
+from llm_authmw.sinks.splunk import SplunkSink
+from llm_authmw.sinks.stdout import StdoutSink
+from llm_authmw.sinks.syslog import SyslogSink
 from llm_authmw.stack import GuardedApp, Stack
 from llm_authmw.stores import Store, open_store
+from llm_authmw.stores.audit import StoreAudit
+from llm_authmw.stores.usage import UsageService
 from llm_authmw.telemetry import Alert
 from llm_authmw.tokens import ClaimMap, Constant, EmailDomain, Issuer, IssuerUnavailableError, TokenInvalid
 from llm_authmw.tokens.introspection import Introspector
 from llm_authmw.tokens.revocation_records import Revocation, RevocationPage
 from llm_authmw.tokens.revocations import RevocationService
+from llm_authmw.trail.protocols import RecordQuery, StoredEntry, UsageRow
+from llm_authmw.trail.record import Person, Record, Reserved, Who
 from llm_authmw.upstream import UpstreamCredentialMiddleware
 
 __version__ = "0.1.0"
@@ -76,8 +91,12 @@ __all__ = [
     "Alert",
     "Alerts",
     "Assurance",
+    "AuditGate",
+    "AuditMiddleware",
+    "AuditSink",
     "AuthmwError",
     "Authorizer",
+    "BruteForceMiddleware",
     "Budget",
     "BudgetAlert",
     "BudgetMiddleware",
@@ -95,9 +114,12 @@ __all__ = [
     "Denial",
     "EmailDomain",
     "Explained",
+    "FileSink",
+    "FunctionSink",
     "GenaiPriceBook",
     "Grant",
     "GuardedApp",
+    "HTTPSink",
     "HeaderMap",
     "HeaderTrustMiddleware",
     "IntrospectionMiddleware",
@@ -114,8 +136,10 @@ __all__ = [
     "Limit",
     "MissingExtraError",
     "NotFoundError",
+    "Only",
     "Operation",
     "PeerAddress",
+    "Person",
     "Policy",
     "PolicyRouter",
     "Price",
@@ -128,30 +152,41 @@ __all__ = [
     "ProxyCertificate",
     "RBACMiddleware",
     "RateLimitMiddleware",
+    "Record",
+    "RecordQuery",
     "RequestContext",
     "RequestLens",
+    "Reserved",
     "Revocation",
     "RevocationPage",
     "RevocationService",
     "Role",
     "Secret",
     "SharedSecret",
+    "SplunkSink",
     "Stack",
     "Standing",
     "StaticKey",
     "StaticKeys",
     "StaticPriceBook",
+    "StdoutSink",
     "Store",
+    "StoreAudit",
     "StoreCorruptError",
     "StoreError",
     "StoreReadOnlyError",
     "StoreUnavailableError",
+    "StoredEntry",
+    "SyslogSink",
     "TokenInvalid",
     "TrustedProxies",
     "UnixSocket",
     "UpstreamCredentialMiddleware",
     "Usage",
+    "UsageRow",
+    "UsageService",
     "Webhook",
+    "Who",
     "__version__",
     "current_principal",
     "explain",

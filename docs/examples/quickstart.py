@@ -1,4 +1,5 @@
-"""Keys, roles, rates and budgets in front of a FastAPI LLM proxy. One SQLite file holds all of it."""
+"""Keys, roles, rates, budgets and a record, in front of a FastAPI LLM proxy. One SQLite file holds all but the record, which is in one
+beside it."""
 
 from typing import Any
 
@@ -6,6 +7,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from llm_authmw import (
+    AuditMiddleware,
     BudgetMiddleware,
     KeyAuthMiddleware,
     Price,
@@ -20,6 +22,7 @@ from llm_authmw.fastapi import CurrentPrincipal
 store = open_store("sqlite:///authmw.db")
 
 guard = Stack(  # every option is checked here, at import
+    Middleware(AuditMiddleware, sink=store.audit),
     Middleware(KeyAuthMiddleware, keys=store.keys),
     Middleware(
         RBACMiddleware,

@@ -73,6 +73,21 @@ def parse_expiry(text: str, *, now: float) -> float | None:
     return None if text == "never" else parse_moment(text, now=now)
 
 
+def parse_past(text: str, *, now: float) -> float:
+    """Return the moment that a duration before now, `now` or a date means.
+
+    Args:
+        text: What a person wrote.
+        now: Seconds since 1970.
+
+    Raises:
+        InvalidValueError: `text` is none of these, or is before 1970.
+    """
+    if _DURATION.fullmatch(text) is not None:
+        return max(now - parse_duration(text), 0.0)
+    return parse_moment(text, now=now)
+
+
 def is_relative(text: str) -> bool:
     """Say whether a moment depends on when it is read."""
     return text == "now" or _DURATION.fullmatch(text) is not None
@@ -94,3 +109,10 @@ def exact(moment: float) -> str:
         return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     except (ValueError, OverflowError, OSError):  # the records hold moments up to the year 33658, the calendar does not
         return "after the year 9999"
+
+
+def milliseconds(length: float) -> str:
+    """Return a length of time for a person; it is given in milliseconds."""
+    if length >= 1000:
+        return f"{length / 1000:.1f} s"
+    return f"{length:.0f} ms" if length >= 10 else f"{length:.1f} ms"

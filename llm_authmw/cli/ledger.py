@@ -1,17 +1,21 @@
 """`llm-authmw ledger …`: whether what counts money and rates can be relied upon."""
 
+import contextlib
 from typing import Any, Final, NamedTuple
 
 import anyio
 import click
 
+from llm_authmw.cli.failures import NoStoreError
 from llm_authmw.cli.holders import counting_options
-from llm_authmw.cli.options import ledger_option, reading, store_option
+from llm_authmw.cli.options import actor_option, ledger_option, reading, store_option
 from llm_authmw.cli.output import Column, emit, print_table, say
 from llm_authmw.cli.target import Target, as_given
 from llm_authmw.errors import ConfigurationError, InvalidValueError, MissingExtraError, StoreError
+from llm_authmw.history import HistoryEntry
 from llm_authmw.ledger.buckets import Bucket
 from llm_authmw.ledger.handle import LedgerHandle
+from llm_authmw.principal import DEFAULT_TENANT
 from llm_authmw.stores import Store
 
 _ASKED_FOR: Final = Bucket(tenant="default", name="llm-authmw ledger check", kind="lifetime", measure="requests", limit=1)
@@ -81,6 +85,7 @@ older copy. Look what has happened first. This goes on with what is there, and w
 Counters that may be lost, and ledgers in files and databases, need nothing of the kind."""
 )
 @ledger_option
+@actor_option
 @reading
 def acknowledge(target: Target, /) -> None:
     """Let a ledger in Redis that is new, or has lost something, count again from what it holds."""
@@ -101,12 +106,25 @@ def acknowledge(target: Target, /) -> None:
         return False
 
     done = anyio.run(work)
+    if done:
+        _record(target)
     if target.json:
         emit({"ledger": target.money_place, "acknowledged": done})
     elif done:
         say(f"{target.money_place} counts from now on with what it holds.")
     else:
         say(f"{target.money_place} has lost nothing: there was nothing to acknowledge.")
+
+
+def _record(target: Target) -> None:
+    """Note in the trail of the store that it was done. Where there is no store, there is no trail."""
+    entry = HistoryEntry(at=target.now, action="acknowledge", actor=target.actor)
+
+    async def work(store: Store) -> None:
+        store.audit.changed("ledger", target.money_place, entry, tenant=DEFAULT_TENANT)
+
+    with contextlib.suppress(NoStoreError, InvalidValueError):
+        target.run(work)
 
 
 async def _problem(handle: LedgerHandle) -> str | None:

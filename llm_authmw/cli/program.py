@@ -8,6 +8,7 @@ import click
 
 from llm_authmw import __version__
 from llm_authmw.cli.accounts import accounts
+from llm_authmw.cli.audit import audit
 from llm_authmw.cli.budgets import budgets
 from llm_authmw.cli.completion import PROGRAM, VARIABLE, completion
 from llm_authmw.cli.explain import explain
@@ -19,6 +20,7 @@ from llm_authmw.cli.options import store_option
 from llm_authmw.cli.prices import prices
 from llm_authmw.cli.revoke import revoke
 from llm_authmw.cli.routes import routes
+from llm_authmw.cli.usage import usage
 from llm_authmw.errors import AuthmwError
 
 DONE: Final = 0
@@ -67,6 +69,8 @@ Examples:
   llm-authmw budgets show team blue
   llm-authmw revoke subject https://id.example.com ann
   llm-authmw routes myapp:app
+  llm-authmw audit search --principal ada --since 24h
+  llm-authmw usage --by team --since 30d
   llm-authmw explain myapp:guard 'POST /v1/chat/completions' --model o3 --user ada --role member
 
 Exit codes: 0 done, 1 refused or failed, 2 a wrong command line, 130 Ctrl-C.""",
@@ -86,4 +90,6 @@ program.add_command(prices)
 program.add_command(revoke)
 program.add_command(routes)
 program.add_command(explain)
+program.add_command(audit)
+program.add_command(usage)
 program.add_command(completion)

@@ -157,6 +157,7 @@ _SOURCES: Final = {
     "counters": f"--counters or {COUNTERS_VARIABLE}",
     "ledger": f"--ledger or {LEDGER_VARIABLE}",
     "pepper": "AUTHMW_PEPPER",
+    "signing_key": "AUTHMW_AUDIT_KEY",
 }
 """By option of `open_store`: what the person at the terminal wrote."""
 

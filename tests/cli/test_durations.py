@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_authmw.cli.durations import MAX_DURATION, exact, is_relative, parse_duration, parse_expiry, parse_moment, relative
+from llm_authmw.cli.durations import MAX_DURATION, exact, is_relative, parse_duration, parse_expiry, parse_moment, parse_past, relative
 from llm_authmw.errors import InvalidValueError
 
 NOW = 1_800_000_000.0
@@ -124,6 +124,15 @@ def test_every_date_that_python_writes_is_read_as_the_same_moment(naive: datetim
 def test_an_expiry_may_be_never() -> None:
     assert parse_expiry("never", now=NOW) is None
     assert NOW + 60 == parse_expiry("1m", now=NOW)
+
+
+@pytest.mark.parametrize(("moment", "text"), [(NOW - 86_400, "24h"), (NOW, "now"), (1_900_000_000.0, "2030-03-17T17:46:40Z")])
+def test_a_moment_that_is_over_is_a_duration_before_now(moment: float, text: str) -> None:
+    assert moment == parse_past(text, now=NOW)
+
+
+def test_no_moment_that_is_over_is_before_1970() -> None:
+    assert 0.0 == parse_past("50w", now=1_000.0)
 
 
 @pytest.mark.parametrize(("answer", "text"), [(True, "30d"), (True, "now"), (True, "0"), (False, "2030-01-31"), (False, "never")])

@@ -111,6 +111,8 @@ def test_a_new_ledger_is_noticed_and_counts_once_it_is_acknowledged(run: Run, se
         found = json.loads(run("budgets", "show", "team", "blue", *options, "--json").stdout)
         assert (peer.url, 50 * 10**9) == (found["ledger"], found["budgets"][0]["left_nano_usd"])
         assert "has lost nothing" in run("ledger", "acknowledge", *options).stdout
+        (found,) = [json.loads(line) for line in run("audit", "search", "--json").stdout.splitlines() if '"ledger"' in line]
+        assert {"what": "ledger", "target": peer.url, "action": "acknowledge"} == found["change"]
 
 
 @pytest.mark.parametrize(

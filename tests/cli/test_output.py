@@ -90,6 +90,18 @@ def test_a_table_that_nobody_looks_at_is_whole(capsys: pytest.CaptureFixture[str
     assert ["-"] * 7 == nothing.split()
 
 
+def test_a_table_that_no_terminal_is_wide_enough_for_keeps_every_column(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+
+    print_table([Column("TEAM", "wrap"), Column("NAME", "cut"), Column("COST")], [("blue", "n" * 50, "9" * 60)])
+
+    _, row = printed(capsys)
+    assert ["blue", "nnnnn…", "9" * 60] == row.split()
+
+
 def test_what_says_a_lot_is_wrapped_on_a_narrow_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "80")

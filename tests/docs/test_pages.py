@@ -52,6 +52,7 @@ def test_the_reference_has_every_public_name_once_and_no_other() -> None:
     public = {f"llm_authmw.{name}" for name in llm_authmw.__all__ if name != "__version__"}
     public |= {f"llm_authmw.testing.{name}" for name in llm_authmw.testing.__all__}
     public |= {"llm_authmw.fastapi.CurrentPrincipal", "llm_authmw.fastapi.current_caller", "llm_authmw.tokens.verify_jws"}
+    public |= {"llm_authmw.metrics.prometheus.PrometheusMetrics", "llm_authmw.metrics.opentelemetry.OpenTelemetry"}
     public |= {f"{fields.__module__}.{fields.__qualname__}" for fields in (KeyFields, AccountFields)}
     assert public == set(shown)
     assert len(public) == len(shown)

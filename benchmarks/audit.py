@@ -8,6 +8,7 @@ The file is in the folder for temporary files: TMPDIR says on which disk.
 
 import asyncio
 import gc
+import itertools
 import os
 import statistics
 import tempfile
@@ -20,21 +21,28 @@ from typing import Any, Final
 import msgspec
 
 from benchmarks.layers import bare, discard, receive, scope_with
+from benchmarks.ledger import TTL, buckets_of, claims_on
 from benchmarks.rounds import Case, Timing, difference, pin_to_one_core, ratio, run_rounds
 from llm_authmw.audit.gate import AuditGate
 from llm_authmw.audit.middleware import AuditMiddleware
 from llm_authmw.errors import SinkError
 from llm_authmw.sinks.file import FileSink
 from llm_authmw.sinks.function import FunctionSink
+from llm_authmw.stores.audit import StoreAudit
+from llm_authmw.stores.sqlite import SQLiteBackend
 from llm_authmw.testing.places import make_record
 from llm_authmw.trail.chain import Chain
 from llm_authmw.trail.entry import Entry
 
-ROUNDS: Final = 21
-CALLS: Final = 1_000
+ROUNDS: Final = 15
+CALLS: Final = 400
+"""As many as wait for a sink while it gathers them, and no more: those beyond the first 500 are weighed as well."""
 AT_ONCE: Final = (1, 16, 256)
 MANY: Final = 300_000
 BURST: Final = 50_000
+LEDGER_ROUNDS: Final = 8
+LEDGER_RATE: Final = 400
+LEDGER_SECONDS: Final = 3
 RECORD: Final = make_record()
 
 
@@ -51,7 +59,7 @@ async def one_record(folder: Path) -> None:
     descriptor = os.open(folder / "bare", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     chain = Chain()
     quick = FileSink(folder / "quick", fsync=False)
-    put = FileSink(folder / "put", fsync=False, queue=10 * ROUNDS * CALLS)
+    put = FileSink(folder / "put", fsync=False)
     for sink in (quick, put):
         await sink.start()
         await sink.accept(RECORD)
@@ -83,7 +91,7 @@ async def one_record(folder: Path) -> None:
         "accepted, FileSink(fsync=False)": required,
         "accepted twice: intent and outcome": intent_and_outcome,
     }
-    timings = await run_rounds(cases, rounds=ROUNDS, calls=CALLS)
+    timings = await run_rounds(cases, rounds=ROUNDS, calls=CALLS, between=put.aclose)
     show("One record", timings, "nothing")
     beside = difference(timings["accepted, FileSink(fsync=False)"], timings["made, encoded and chained, not written"])
     print(f"\nBeside making, encoding and chaining it, an accepted record costs {beside:.1f} µs.")
@@ -94,7 +102,7 @@ async def one_record(folder: Path) -> None:
 
 async def the_layer(folder: Path) -> None:
     """A request through the layer, beside the bare app; what is written after the answer is not in it with best effort."""
-    put = FileSink(folder / "layer-put", fsync=False, queue=10 * ROUNDS * CALLS)
+    put = FileSink(folder / "layer-put", fsync=False)
     quick = FileSink(folder / "layer-quick", fsync=False)
     synced = FileSink(folder / "layer-synced", fsync=True, deadline=60)
     apps: dict[str, Any] = {
@@ -110,7 +118,7 @@ async def the_layer(folder: Path) -> None:
 
         return ask
 
-    timings = await run_rounds({name: asking(app) for name, app in apps.items()}, rounds=ROUNDS, calls=CALLS // 4)
+    timings = await run_rounds({name: asking(app) for name, app in apps.items()}, rounds=ROUNDS, calls=CALLS, between=put.aclose)
     show("A request", timings, "bare ASGI app")
     for sink in (put, quick, synced):
         await sink.aclose()
@@ -184,6 +192,54 @@ async def sustained(folder: Path) -> None:
     print(f"sustained to a file: {statistics.median(rates):,.0f} records for each second of a core")
 
 
+async def beside_the_ledger(folder: Path) -> None:
+    """What reserving and settling take while records are written to the store's other file: 400 requests a second, in rounds by turns."""
+    backend = SQLiteBackend(str(folder / "beside.db"))
+    await backend.start()
+    ways = ("no records", "put", "accepted")
+    sinks = {way: StoreAudit(backend.audit, deadline=10) for way in ways[1:]}
+    buckets, ids = buckets_of("user:ada"), itertools.count()
+    took: dict[str, list[list[float]]] = {way: [] for way in ways}
+
+    async def one(way: str, figures: list[float]) -> None:
+        reservation, since = f"rq-{next(ids)}", time.perf_counter()
+        await backend.ledger.reserve(reservation, claims_on(buckets), ttl=TTL)
+        reserved = time.perf_counter() - since
+        if way == "accepted":
+            await sinks[way].accept(make_record(kind="intent", outcome=None, status=None, duration=None))
+        since = time.perf_counter()
+        await backend.ledger.settle(reservation, {"tokens": 700, "nano_usd": 180_000})
+        figures.append((reserved + time.perf_counter() - since) * 1e6)
+        if way == "put":
+            sinks[way].put(make_record())
+        elif way == "accepted":
+            await sinks[way].accept(make_record())
+
+    for turn in range(LEDGER_ROUNDS + 1):
+        for way in ways[turn % 3 :] + ways[: turn % 3]:
+            figures: list[float] = []
+            began = time.perf_counter()
+            async with asyncio.TaskGroup() as tasks:
+                for number in range(int(LEDGER_RATE * LEDGER_SECONDS)):
+                    if (early := began + number / LEDGER_RATE - time.perf_counter()) > 0:
+                        await asyncio.sleep(early)
+                    tasks.create_task(one(way, figures))
+            if turn:  # the first round warms
+                took[way].append(sorted(figures))
+    print(f"\nreserve and settle in SQLite at {LEDGER_RATE} requests/s, wall time\n")
+    print("| records in the store's other file | µs, median | × | p99 | × |\n|---|---:|---:|---:|---:|")
+    for way in ways:
+        cells = [f"| {way} "]
+        for part in (0.5, 0.99):
+            points = [each[int(part * len(each))] for each in took[way]]
+            times = statistics.median(mine / its[int(part * len(its))] for mine, its in zip(points, took[ways[0]], strict=True))
+            cells.append(f"| {statistics.median(points):,.0f} | {times:.2f} ")
+        print("".join(cells) + "|")
+    for sink in sinks.values():
+        await sink.aclose()
+    await backend.aclose()
+
+
 async def while_it_is_down() -> None:
     """How much memory a sink takes whose place is down."""
 
@@ -215,6 +271,14 @@ async def main() -> None:
     await while_it_is_down()
 
 
+async def on_every_core() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        await beside_the_ledger(Path(folder))
+
+
 if __name__ == "__main__":
+    cores = os.sched_getaffinity(0)
     pin_to_one_core()
     asyncio.run(main())
+    os.sched_setaffinity(0, cores)
+    asyncio.run(on_every_core())

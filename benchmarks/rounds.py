@@ -35,8 +35,8 @@ def pin_to_one_core() -> None:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
-async def run_rounds(cases: dict[str, Case], *, rounds: int, calls: int) -> dict[str, Timing]:
-    """Time every case in every round."""
+async def run_rounds(cases: dict[str, Case], *, rounds: int, calls: int, between: Case | None = None) -> dict[str, Timing]:
+    """Time every case in every round; in between, and not timed, `between` tidies up."""
     timings = {name: Timing(name) for name in cases}
     names = list(cases)
     for name in names:  # warm every case before any is timed
@@ -53,7 +53,7 @@ async def run_rounds(cases: dict[str, Case], *, rounds: int, calls: int) -> dict
                 await case()
             timings[name].rounds.append((time.process_time_ns() - began) / calls / 1000)
             gc.enable()
-            await asyncio.sleep(0)
+            await (asyncio.sleep(0) if between is None else between())
     return timings
 
 

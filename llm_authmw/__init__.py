@@ -76,6 +76,7 @@ from llm_authmw.tokens import ClaimMap, Constant, EmailDomain, Issuer, IssuerUna
 from llm_authmw.tokens.introspection import Introspector
 from llm_authmw.tokens.revocation_records import Revocation, RevocationPage
 from llm_authmw.tokens.revocations import RevocationService
+from llm_authmw.trail.checkpoints import FileAnchor
 from llm_authmw.trail.protocols import RecordQuery, StoredEntry, UsageRow
 from llm_authmw.trail.record import Person, Record, Reserved, Who
 from llm_authmw.upstream import UpstreamCredentialMiddleware
@@ -114,6 +115,7 @@ __all__ = [
     "Denial",
     "EmailDomain",
     "Explained",
+    "FileAnchor",
     "FileSink",
     "FunctionSink",
     "GenaiPriceBook",

@@ -17,6 +17,7 @@ AuthmwError
 """
 
 from collections.abc import Sequence
+from typing import Self
 
 from llm_authmw.reasons import REASONS
 
@@ -166,6 +167,12 @@ class Denial(AuthmwError):  # noqa: N818 - a decision, raised only where a value
         self.challenges: tuple[str, ...] = tuple(challenges)
         self.headers: tuple[tuple[bytes, bytes], ...] = tuple(headers)
         self.credential_id: str | None = None
+
+    def __copy__(self) -> Self:
+        # Each denial that goes out is a copy, and `copy` would have it made anew from its reason first.
+        copied = type(self).__new__(type(self), *self.args)
+        vars(copied).update(vars(self))
+        return copied
 
     def __repr__(self) -> str:
         return f"Denial(status={self.status}, reason={self.reason!r}, layer={self.layer!r})"

@@ -24,7 +24,7 @@ class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
 class Recorder(Protocol):
     """Told of every change, after it was made. It neither waits nor fails."""
 
-    def __call__(self, what: str, target: str, entry: HistoryEntry, *, tenant: str) -> None:
+    def __call__(self, what: str, target: str, entry: HistoryEntry, *, tenant: str, user: str | None = None, realm: str = "") -> None:
         """Take one change.
 
         Args:
@@ -32,8 +32,10 @@ class Recorder(Protocol):
             target: Its id; for an account "team:blue".
             entry: What was done.
             tenant: Whose it is.
+            user: The person whose it is, or whom it is about, so that the change can be forgotten with them.
+            realm: Where that name means one person.
         """
 
 
-def unrecorded(what: str, target: str, entry: HistoryEntry, *, tenant: str) -> None:
+def unrecorded(what: str, target: str, entry: HistoryEntry, *, tenant: str, user: str | None = None, realm: str = "") -> None:
     """Take a change that nobody records."""

@@ -5,6 +5,7 @@ It belongs to the process, as the registries of Prometheus and OpenTelemetry do.
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 from weakref import WeakSet
@@ -140,6 +141,8 @@ class Measured(Protocol):
 
 
 _observers: tuple[Observer, ...] = ()
+_failures: Final[Counter[tuple[str, str, str]]] = Counter()
+# By types, of which a program has so many and no more.
 _measured: Final[WeakSet[Measured]] = WeakSet()
 # Exporters read in threads of their own, while objects are made in others.
 _measuring: Final = threading.Lock()
@@ -169,8 +172,17 @@ def emit(event: object) -> None:
         try:
             observer.observe(event)
         except Exception as error:  # noqa: BLE001 - what is measured does not depend on who measures it
-            # Not its text, which may quote the event.
-            logger.error("%s could not take %s: %s", type(observer).__name__, type(event).__name__, type(error).__name__)  # noqa: TRY400 - likewise
+            _not_taken(observer, event, error)
+
+
+def _not_taken(observer: Observer, event: object, error: Exception) -> None:
+    """Say that an observer has failed: the first time, and then ever more seldom, since some events come with every request."""
+    failure = type(observer).__name__, type(event).__name__, type(error).__name__
+    _failures[failure] += 1
+    times = _failures[failure]
+    if times & (times - 1) == 0:
+        # Not its text, which may quote the event.
+        logger.error("%s could not take %s: %s (%d so far)", *failure, times)
 
 
 async def asking(store: str, operation: str, call: Callable[[], Awaitable[T]], *, monotonic: Callable[[], float]) -> T:

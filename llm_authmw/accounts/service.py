@@ -256,7 +256,7 @@ class AccountService:
 
     def _announce(self, record: AccountRecord, entry: HistoryEntry) -> None:
         self._follower.announce(Changes(cursor=0, accounts=True))
-        self._recorder("account", f"{record.kind}:{record.name}", entry, tenant=record.tenant)
+        self._recorder("account", f"{record.kind}:{record.name}", entry, tenant=record.tenant, realm=record.realm)
 
     def _forget(self, changes: Changes) -> None:
         if changes.accounts:

@@ -22,25 +22,36 @@ class Acceptance:
         deadline: Seconds that this may take; None where the sinks' own deadlines are all.
     """
 
-    __slots__ = ("_background", "_deadline", "durable")
+    __slots__ = ("_alone", "_background", "_deadline", "durable")
 
     def __init__(self, durable: Sequence[AuditSink], deadline: float | None) -> None:
         self.durable: Final[tuple[AuditSink, ...]] = tuple(durable)
+        self._alone: Final = self.durable[0] if len(self.durable) == 1 else None
         self._deadline: Final = deadline
         self._background: Final = Background()
 
     async def accept(self, record: Deferred) -> bool:
         """Give a record to all of the sinks at once; return whether one of them has accepted it in time."""
-        return await self._first(self.durable, record, keep=False)
+        at_once = self.at_once(record)
+        return await self._first(self.durable, record, keep=False) if at_once is None else at_once
 
     async def file(self, sinks: Sequence[AuditSink], record: Deferred) -> None:
         """Give a record to some of the sinks, and wait for the first to have it. One that does not accept it now writes it later."""
-        if sinks:
+        if sinks and (sinks[0] is not self._alone or self.at_once(record) is None):
             await self._first(sinks, record, keep=True)
+
+    def at_once(self, record: Deferred) -> bool | None:
+        """Say whether a record is accepted, where there is one sink only and it need not be waited for; None where it has to be."""
+        # What nearly always happens, without a timer, a task or anything else that is waited for.
+        try:
+            return True if self._alone is not None and self._alone.accept_now(record) else None
+        except Exception as error:  # noqa: BLE001 - as below
+            _tell(self.durable[0], error)
+            return False
 
     async def _first(self, sinks: Sequence[AuditSink], record: Deferred, *, keep: bool) -> bool:
         if self._deadline is None and len(sinks) == 1:
-            # What nearly always happens, without a timer or a task: the sink keeps its own deadline.
+            # The sink keeps its own deadline.
             return await _accepted(sinks[0], record, keep=keep)
         race = _Race(sinks, record, keep=keep)
         for sink in sinks:
@@ -84,17 +95,18 @@ class _Runner:
 
 
 async def _accepted(sink: AuditSink, record: Deferred, *, keep: bool) -> bool:
-    """Say whether a sink accepts a record; where it is to be kept, and the sink does not, it is to be written later."""
-    accepted = False
+    """Say whether a sink accepts a record; where it is to be kept, and the sink does not, the sink writes it later."""
     try:
-        await sink.accept(record)
-        accepted = True
-    except SinkError as error:
+        await sink.accept(record, keep=keep)
+    except Exception as error:  # noqa: BLE001 - a sink of somebody else's: a record that it did not take is not recorded
+        _tell(sink, error)
+        return False
+    return True
+
+
+def _tell(sink: AuditSink, error: Exception) -> None:
+    if isinstance(error, SinkError):
         # What is to wake somebody up, the sink says once.
         logger.info("%s has not accepted a record: %s", sink.name, error)
-    except Exception as error:  # noqa: BLE001 - a sink of somebody else's: a record that it did not take is not recorded
-        logger.error("%s has failed: %s", sink.name, type(error).__name__)  # noqa: TRY400 - not its text, which may quote the record
-    finally:
-        if keep and not accepted:
-            sink.put(record)
-    return accepted
+    else:
+        logger.error("%s has failed: %s", sink.name, type(error).__name__)  # not its text, which may quote the record

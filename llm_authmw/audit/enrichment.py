@@ -87,10 +87,14 @@ class Enrichment:
         await self._background.aclose()
 
     async def _put(self, notes: Deferred) -> None:
-        record = await self.enriched(notes)
-        _, sinks = self._waiting.pop(id(notes), (notes, ()))
-        for sink in sinks:
-            sink.put(record)
+        record: Record | None = None
+        try:
+            record = await self.enriched(notes)
+        finally:
+            # Also where the event loop ends meanwhile.
+            _, sinks = self._waiting.pop(id(notes), (notes, ()))
+            for sink in sinks:
+                sink.put(_marked(notes.record(), "late") if record is None else record)
 
     def _with(self, record: Record, given: object) -> Record:
         if not isinstance(given, Mapping):

@@ -58,7 +58,7 @@ class AuditGate:
 
     async def _may_pass(self, context: RequestContext) -> bool:
         seen = Observation.of(context)
-        if seen is None or all(part.acceptance is None for part in seen.parts):
+        if seen is None or not any(part.acceptance for part in seen.parts):
             if not self._said_that_nobody_requires_it:
                 self._said_that_nobody_requires_it = True
                 logger.error("no AuditMiddleware(mode='required') stands outside of %s, so it denies everybody", self.name)

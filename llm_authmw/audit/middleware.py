@@ -137,8 +137,6 @@ class AuditMiddleware(Recording):
             outer.join(self._part)
             await self.app(scope, receive, send)
             return
-        for sink in self._waiting:
-            await sink.room()
         notes = Notes(
             kind,
             "GET" if kind == "websocket" else scope["method"][:MAX_KEPT],
@@ -154,6 +152,8 @@ class AuditMiddleware(Recording):
         context.monotonic = self._monotonic
         spans = self._beginning.open_spans(scope, context, notes) if self._beginning.traces else ()
         try:
+            for sink in self._waiting:
+                await sink.room()
             if kind == "http":
                 await self.app(scope, seen.http_receive, seen.http_send)
             else:

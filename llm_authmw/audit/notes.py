@@ -1,6 +1,7 @@
 """What is noted of a request while it passes: all that its record is made of, later, and off its path."""
 
 from collections.abc import Sequence
+from sys import getsizeof
 from typing import Any, Final
 
 import msgspec
@@ -15,6 +16,11 @@ from llm_authmw.trail.record import Record, RecordKind
 
 MAX_KEPT: Final = 4096
 """Characters of a text, and bytes of a header, that are kept until the record is made: what waits for a sink stays small."""
+MAX_NAMES: Final = 64
+"""Models, tools and decisions that one record tells; of more it says that there were more."""
+
+_EMPTY: Final = 4_096
+# Bytes that the notes of a request take in which nothing is long.
 
 _FORWARDED: Final = frozenset({b"forwarded", b"x-forwarded-for"})
 
@@ -62,10 +68,7 @@ class Known(msgspec.Struct, frozen=True, eq=False):
             headers: The headers that came with it.
             client: The connection's other end.
         """
-        traced: list[bytes] | tuple[()] = ()
-        for line in headers:
-            if line[0] == HEADER:
-                traced = [*traced, line[1][: MAX_LENGTH + 1]]
+        traced = [value[: MAX_LENGTH + 1] for name, value in headers if name == HEADER]
         address, proxies = context.address, context.proxies
         forwarded: list[tuple[bytes, bytes]] | tuple[()] = ()
         if address is None and proxies is not None:
@@ -85,7 +88,7 @@ class Known(msgspec.Struct, frozen=True, eq=False):
             context.usage,
             context.charge,
             context.answer_failed,
-            call if call is None or not (call.end_user or call.functions) else _small(call),
+            call if call is None or _is_small(call) else _small(call),
             address,
             proxies,
             forwarded,
@@ -142,6 +145,32 @@ class Notes(msgspec.Struct, eq=False):
     def __repr__(self) -> str:
         return f"Notes({self.protocol!r}, status={self.status})"
 
+    def intent(self, known: Known) -> "Notes":
+        """Return notes of the request as it is let in, with what the layers know then."""
+        return Notes(
+            self.protocol,
+            self.method,
+            self.path,
+            self.raw_path,
+            self.root_path,
+            self.client,
+            self.lens,
+            self.began,
+            self.time,
+            "intent",
+            trace_id=self.trace_id,
+            known=known,
+        )
+
+    def weight(self) -> int:
+        """Return about how many bytes they take while they wait to be written."""
+        texts: list[str | bytes] = [self.path, self.raw_path, self.root_path]
+        if self.known is not None:
+            texts += [*self.known.traced, *(value for _, value in self.known.forwarded)]
+            if self.known.call is not None:
+                texts += [*self.known.call.models, *self.known.call.tools, self.known.call.end_user or ""]
+        return _EMPTY + sum(map(getsizeof, texts))
+
     def record(self) -> Record:
         """Make the record, once: it is the same for every sink."""
         if self._record is None:
@@ -151,7 +180,16 @@ class Notes(msgspec.Struct, eq=False):
         return self._record
 
 
+def _is_small(call: LLMCall) -> bool:
+    return not (call.end_user or call.functions) and len(call.models) <= MAX_NAMES and len(call.tools) <= MAX_NAMES
+
+
 def _small(call: LLMCall) -> LLMCall:
     """Return what a record has of a call, without what a client may have made large."""
     end_user = None if call.end_user is None else call.end_user[:MAX_KEPT]
-    return msgspec.structs.replace(call, end_user=end_user, functions=())
+    return msgspec.structs.replace(call, end_user=end_user, functions=(), models=few(call.models), tools=few(call.tools))
+
+
+def few(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the first names of many, and how many more there were."""
+    return tuple(names) if len(names) <= MAX_NAMES else (*names[:MAX_NAMES], f"and {len(names) - MAX_NAMES} more")

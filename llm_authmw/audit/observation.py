@@ -1,6 +1,5 @@
 """What stands between the server and the layers: it passes everything on, and notes what answers a request and how that ends."""
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -62,10 +61,9 @@ class Observation(msgspec.Struct, eq=False):
 
     def intent(self) -> Notes:
         """Return notes of the request as it stands before the app has it."""
-        notes = copy.copy(self.notes)
-        notes.kind = "intent"
-        notes.known = Known.of(self.context, self.headers, notes.client)
-        return notes
+        notes = self.notes
+        known = Known.of(self.context, self.headers, notes.client)
+        return notes.intent(known)
 
     def close(self) -> Notes:
         """Take the end, and return the notes."""
@@ -73,6 +71,8 @@ class Observation(msgspec.Struct, eq=False):
         notes = self.notes
         notes.ended = self.monotonic()
         notes.known = Known.of(self.context, self.headers, notes.client)
+        # Each would keep the other until the garbage is collected.
+        self.context.audit = None
         return notes
 
     # HTTP.

@@ -18,12 +18,18 @@ class Part:
         enrichment: Adds to them; None where nothing does.
     """
 
-    __slots__ = ("acceptance", "enrichment", "sinks")
+    __slots__ = ("_one_that_accepts", "acceptance", "enrichment", "sinks")
 
     def __init__(self, sinks: Sequence[AuditSink], acceptance: Acceptance | None, enrichment: Enrichment | None) -> None:
         self.sinks: Final[tuple[AuditSink, ...]] = tuple(sinks)
         self.acceptance: Final = acceptance
         self.enrichment: Final = enrichment
+        self._one_that_accepts: Final = acceptance if enrichment is None and acceptance is not None and len(self.sinks) == 1 else None
+
+    def at_once(self, notes: Notes) -> bool | None:
+        """Say whether a record is accepted, where one sink is all there is and does not let anybody wait; None where more is to be done."""
+        acceptance = self._one_that_accepts
+        return None if acceptance is None else acceptance.at_once(notes)
 
 
 async def intend(parts: Sequence[Part], notes: Notes) -> bool:
@@ -33,6 +39,8 @@ async def intend(parts: Sequence[Part], notes: Notes) -> bool:
         parts: The parts, at least one of which requires it.
         notes: What is known of the request.
     """
+    if len(parts) == 1 and (at_once := parts[0].at_once(notes)) is not None:
+        return at_once
     told: list[AuditSink] = []
     for part in parts:
         if part.acceptance is not None:
@@ -58,6 +66,8 @@ def file_away(parts: Sequence[Part], notes: Notes) -> None:
 
 async def file_safely(parts: Sequence[Part], notes: Notes) -> None:
     """Give the record to every sink, each of them once; where a part requires it, return once a durable one has it, or is too late."""
+    if len(parts) == 1 and parts[0].at_once(notes) is not None:
+        return
     told: list[AuditSink] = []
     for part in parts:
         sinks, acceptance, enrichment = _untold(part, told), part.acceptance, part.enrichment

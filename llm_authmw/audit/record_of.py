@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace
 
+from llm_authmw.audit.notes import MAX_NAMES, few
 from llm_authmw.audit.paths import MASK, masked, masked_path
 from llm_authmw.audit.trace_parent import trace_id_of
 from llm_authmw.call import Charge, Usage
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from llm_authmw.audit.notes import Known, Notes
 
 MICROSECONDS: Final = 1_000_000
-MAX_NAMES: Final = 64
-"""Models, tools and decisions that one record tells; of more it says that there were more."""
 _SERVER_ERRORS: Final = 500
 _ERRORS: Final = 400
 _REMEMBERED: Final = 512
@@ -43,41 +42,46 @@ def record_of(notes: "Notes") -> Record:
     known = notes.known
     if known is None:
         raise ValueError("a record is made of a request that is let in, or over")
-    call = known.call
+    call, began = known.call, notes.began
     verb, path, operation, models = _asked(notes)
-    usage, charge = _usage(known.usage), _charge(known.charge)
-    over = notes.kind == "request"
-    outcome, end, denial = _ending(notes, known) if over else (None, None, None)
-    began = notes.began
-    return Record(
-        time=int(notes.time * MICROSECONDS),
-        kind=notes.kind,
-        id=request_id(known.request),
-        trace_id=notes.trace_id or (trace_id_of(known.traced) if known.traced else None),
-        who=_who(known.principal, known.roles, known.tier),
-        outcome=outcome,
-        reason=None if denial is None else denial.reason,
-        layer=None if denial is None else denial.layer,
-        protocol=notes.protocol,
-        verb=verb,
-        path=path,
-        operation=operation if call is None else call.operation,
-        models=models if call is None else _names(call.models),
-        served=None if usage is None else usage.model,
-        streaming=call is not None and call.streaming,
-        tools=() if call is None else _names(call.tools),
-        decisions=tuple([_decision(one) for one in known.decisions[:MAX_NAMES]]) if known.decisions else (),
-        spent=tuple([_microseconds(moment - began) for moment in known.timings[:MAX_NAMES]]) if known.timings else (),
-        status=notes.status if over else None,
-        first_byte=None if notes.first_byte is None else _microseconds(notes.first_byte - began),
-        duration=_microseconds((notes.over or notes.ended) - began) if over else None,
-        end=end,
-        usage=usage,
-        charge=charge,
-        reservations=tuple([_reserved(hold) for hold in known.holds]) if known.holds else (),
-        store_trouble=known.store_trouble or (bool(known.holds) and any(map(_is_unsettled, known.holds))),
-        person=_person(notes, known),
-    )
+    # Only what there is: a struct looks for each name that it is given among all that it has.
+    said: dict[str, Any] = {
+        "time": int(notes.time * MICROSECONDS),
+        "kind": notes.kind,
+        "id": request_id(known.request),
+        "who": _who(known.principal, known.roles, known.tier),
+        "protocol": notes.protocol,
+        "verb": verb,
+        "path": path,
+        "operation": operation,
+        "models": models,
+        "person": _person(notes, known),
+    }
+    if notes.trace_id or known.traced:
+        said["trace_id"] = notes.trace_id or trace_id_of(known.traced)
+    if call is not None:
+        said |= {"operation": call.operation, "models": _names(call.models), "streaming": call.streaming, "tools": _names(call.tools)}
+    if known.decisions:
+        said["decisions"] = tuple([_decision(one) for one in known.decisions[:MAX_NAMES]])
+        said["spent"] = tuple([_microseconds(moment - began) for moment in known.timings[:MAX_NAMES]])
+    if known.holds:
+        said["reservations"] = tuple([_reserved(hold) for hold in known.holds])
+    if known.store_trouble or (known.holds and any(map(_is_unsettled, known.holds))):
+        said["store_trouble"] = True
+    if known.usage is not None:
+        said["usage"] = usage = _usage(known.usage)
+        said["served"] = usage.model
+    if known.charge is not None:
+        said["charge"] = _charge(known.charge)
+    if notes.first_byte is not None:
+        said["first_byte"] = _microseconds(notes.first_byte - began)
+    if notes.kind == "request":
+        said["outcome"], said["end"], denial = _ending(notes, known)
+        if denial is not None:
+            said["reason"], said["layer"] = denial.reason, denial.layer
+        said["status"] = notes.status
+        said["duration"] = _microseconds((notes.over or notes.ended) - began)
+    return Record(**said)
 
 
 def _ending(notes: "Notes", known: "Known") -> tuple[Outcome, End, Decision | None]:
@@ -197,22 +201,22 @@ def without_person(name: str) -> str:
     return _SUBJECT.sub(r"\1", name)
 
 
-def _usage(usage: Usage | None) -> Usage | None:
-    if usage is None or usage.model is None or masked(usage.model) == usage.model:
+def _usage(usage: Usage) -> Usage:
+    if usage.model is None or masked(usage.model) == usage.model:
         return usage
     return replace(usage, model=MASK)
 
 
-def _charge(charge: Charge | None) -> Charge | None:
-    if charge is None or masked(charge.model) == charge.model:
+def _charge(charge: Charge) -> Charge:
+    if masked(charge.model) == charge.model:
         return charge
     return replace(charge, model=MASK)
 
 
 def _names(given: Sequence[Any]) -> tuple[str, ...]:
-    names = tuple([masked(name) for name in given[:MAX_NAMES]])
-    return names if len(given) <= MAX_NAMES else (*names, f"and {len(given) - MAX_NAMES} more")
+    # Notes have few of them already, with a last one that says so.
+    return tuple([masked(name) for name in (given if len(given) <= MAX_NAMES + 1 else few(given))])
 
 
 def _microseconds(seconds: float) -> int:
-    return max(0, round(seconds * MICROSECONDS))
+    return int(seconds * MICROSECONDS + 0.5) if seconds > 0 else 0

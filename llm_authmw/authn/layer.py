@@ -111,6 +111,12 @@ class AuthenticationLayer(GivesIdentity):
         further_in = () if self.neighbour is None else self.neighbour.offered
         return tuple(dict.fromkeys((self.challenge, *further_in)))
 
+    @cached_property
+    def run_name(self) -> bytes:
+        """What tells the layers of the run, from this one inwards, from those of another run that judges otherwise."""
+        further_in = b"" if self.neighbour is None else self.neighbour.run_name
+        return repr(self).encode("utf-8", "surrogatepass") + b"\n" + further_in
+
     @property
     def run_sources(self) -> tuple[IdentitySource, ...]:
         """The sources of the layers of the run, from this one inwards."""
@@ -163,7 +169,12 @@ class AuthenticationLayer(GivesIdentity):
                 outcome, found = found, None
             run = context.authentication = Run(found, outer=run, entrance=self)
             if outcome is None and context.attempt is not None:
-                outcome = await context.attempt.begin(scope, context, run)
+                refused = await context.attempt.begin(scope, context, run)
+                if refused is not None:
+                    # Nothing was judged, so there is neither a challenge to give nor a failure to count: a flood is to cost little.
+                    context.record(refused)
+                    await send_denial(scope, send, refused, context)
+                    return
         run.expected = None
         if outcome is None and (run.principal is None or self.edge):
             try:

@@ -1,9 +1,11 @@
 """Who is told of what: each thing once a day, and of a flood of them no more than a few."""
 
-from typing import Final
+from typing import Any, Final
 
-from llm_authmw.brute_force.waits import Refused
+from llm_authmw.brute_force.networks import UNKNOWN
+from llm_authmw.brute_force.waits import ADDRESS, Refused, Subject
 from llm_authmw.clock import Clock
+from llm_authmw.context import logger
 from llm_authmw.dates import day_text, rfc3339
 from llm_authmw.telemetry import Alert, emit
 
@@ -21,6 +23,10 @@ _WORDS: Final = {
     "caller": "Credentials of {name} that hold no more were used too often. Others of theirs stay good.",
     "global": "Too many credentials that are not valid came from anywhere: it may be guessing from many networks.",
 }
+_NOBODY_KNOWS: Final = (
+    "Whoever comes from an address that nobody knows is locked out together. Where that is everybody, as behind a UNIX socket that "
+    "trusted_proxies does not name, name it there."
+)
 
 
 class Alarms:
@@ -35,6 +41,16 @@ class Alarms:
         self._told: Final[set[tuple[str, str]]] = set()
         self._hour: float = 0.0
         self._in_the_hour: int = 0
+        self._warned = False
+
+    def look_at(self, scope: Any) -> None:
+        """Tell, once, of a request from nobody knows where, if that is how all of them come."""
+        if not self._warned and not scope.get("client"):
+            self._warned = True
+            logger.error(
+                "Requests come without an address, as by a UNIX socket, so that all clients are one network, and any of them can have the "
+                "others locked out: say TrustedProxies(unix_socket=True), or let the server listen on a port"
+            )
 
     def tell(self, refused: Refused) -> None:
         """Tell of too many failures, unless that was told today, or too much was told within the hour."""
@@ -67,8 +83,14 @@ class Alarms:
                 kind="lockout",
                 tenant="*",
                 subject=subject,
-                message=_WORDS[refused.subject.dimension].format(name=refused.subject.name),
+                message=_message(refused.subject),
                 details={"limit": str(refused.limit), "seconds": refused.wait, "bucket": refused.rule},
                 occasion=today,
             )
         )
+
+
+def _message(subject: Subject) -> str:
+    if subject == (ADDRESS, UNKNOWN):
+        return _NOBODY_KNOWS
+    return _WORDS[subject.dimension].format(name=subject.name)

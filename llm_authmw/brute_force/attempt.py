@@ -7,8 +7,8 @@ from llm_authmw.brute_force.counting import Counting
 from llm_authmw.brute_force.failures import Failure, failure_of
 from llm_authmw.brute_force.gate import Place
 from llm_authmw.brute_force.memory import Lock, Memory
-from llm_authmw.brute_force.networks import Networks
-from llm_authmw.brute_force.presented import Presented, presented_to
+from llm_authmw.brute_force.networks import UNKNOWN, Networks
+from llm_authmw.brute_force.presented import Presented, presented_to, quick_of
 from llm_authmw.brute_force.waits import ADDRESS, CALLER, CREDENTIAL, CREDENTIAL_THERE, GLOBAL, STOPPING, Refused, Subject
 from llm_authmw.clock import Clock
 from llm_authmw.context import RequestContext
@@ -17,6 +17,8 @@ from llm_authmw.names import name_problem
 from llm_authmw.principal import Principal
 
 _LONGEST: Final = 1024
+_TRY_AGAIN: Final = 1.0
+"""Seconds after which whoever found no place to be judged may try again."""
 _ESCAPED: Final = str.maketrans({"%": "%25", "/": "%2F"})
 
 
@@ -69,9 +71,11 @@ class Attempt:
         if network is None:
             return None
         memory = defence.memory
+        if network is UNKNOWN:
+            memory.alarms.look_at(scope)
         credential = run.credential
         there = memory.locked_in(network)
-        if there is None and credential is not None and memory.passes(hash(credential.token), network):
+        if there is None and credential is not None and memory.passes(quick_of(credential.token, run.entrance.run_name), network):
             return None
         presented = self._presented = presented_to(scope, run)
         if presented is None or memory.proven(presented, network):
@@ -79,9 +83,11 @@ class Attempt:
             return None
         lock = None if there is None else memory.lock_among(there, presented)
         if lock is None:
-            self._place = await memory.gate.enter(network, defence.at_once)
+            self._place = await memory.gate.enter(network, memory.at_once(network, defence.at_once))
             # Those who were judged meanwhile may have been wrong too often.
             lock = memory.lock_of(presented, network)
+            if lock is None and self._place is None:
+                return Denial("concurrency_limited", layer=defence.layer, retry_after=_TRY_AGAIN)
         if lock is None:
             return None
         self.leave()
@@ -130,8 +136,10 @@ class Attempt:
             # Not for a genuine one: a network full of people has one of theirs end every minute, and each is tried once more.
             subjects.append(Subject(ADDRESS, network))
             telling.append(Subject(GLOBAL, ""))
-            if failure.names and denial.credential_id is not None and name_problem(denial.credential_id) is None:
-                telling.append(Subject(CREDENTIAL, denial.credential_id))
+            # Of an id that nobody has, too: else the time that counting takes would tell which ids there are.
+            guessed_at = denial.credential_id or presented.claimed_id
+            if failure.names and guessed_at is not None and name_problem(guessed_at) is None:
+                telling.append(Subject(CREDENTIAL, guessed_at))
         elif whose is not None:
             telling.append(Subject(CALLER, _name_of(whose)))
         subjects += [subject for subject in telling if not memory.silent(subject)]

@@ -28,6 +28,10 @@ MAX_PROVEN: Final = 16_384
 """Credentials that are remembered as good, each with the network that it came from."""
 MAX_QUIET: Final = 4096
 """Subjects that are remembered as told of."""
+MAX_WATCHED: Final = 16_384
+"""Networks that are remembered as having been locked out."""
+WATCHED: Final = 86_400.0
+"""Seconds for which a network is watched after its lockout: as long as the longest limit gives back what was counted."""
 RENEWED: Final = 60.0
 """Seconds after which what is remembered of a good credential is renewed by its use."""
 
@@ -71,6 +75,7 @@ class Memory:
         self._monotonic: Final = clock.monotonic
         self._proven: Final[dict[tuple[int, str], _Proven]] = {}
         self._quiet: Final[dict[Subject, float]] = {}
+        self._watched: Final[dict[str, float]] = {}
         # So that whoever reads this memory can neither use what is in it, nor try texts against it elsewhere.
         self._key: Final = secrets.token_bytes(32)
 
@@ -114,6 +119,11 @@ class Memory:
         if there is None:
             return None
         now = self._monotonic()
+        for lock in there.values():
+            if lock.ends <= now:
+                break
+        else:
+            return there
         for credential in [credential for credential, lock in there.items() if lock.ends <= now]:
             del there[credential]
         if not there:
@@ -136,6 +146,13 @@ class Memory:
             return of_all or of_one
         return of_one if of_one.ends > of_all.ends else of_all
 
+    def at_once(self, network: str, usual: int) -> int:
+        """Return how many of a network are judged at once.
+
+        That is one where there was a lockout: what ends lets one more failure in, and all that came at that moment would be judged else.
+        """
+        return 1 if self._monotonic() < self._watched.get(network, -math.inf) else usual
+
     def silent(self, subject: Subject) -> bool:
         """Say whether counting for this subject would say nothing new, since it is known to have reached its limit."""
         return self._monotonic() < self._quiet.get(subject, -math.inf)
@@ -149,6 +166,7 @@ class Memory:
                 self._quiet.clear()
             self._quiet[refused.subject] = lock.ends
             return lock
+        self._watch(network, lock.ends + WATCHED)
         there = self.locked.get(network)
         if there is None:
             if len(self.locked) >= MAX_NETWORKS:
@@ -159,6 +177,14 @@ class Memory:
             del there[next(one for one in there if one)]
         there[name] = lock
         return lock
+
+    def _watch(self, network: str, until: float) -> None:
+        if len(self._watched) >= MAX_WATCHED:
+            # Those that were locked out longest ago.
+            for old in list(itertools.islice(self._watched, MAX_WATCHED // 64)):
+                del self._watched[old]
+        self._watched.pop(network, None)
+        self._watched[network] = until
 
     def _make_room(self) -> None:
         now = self._monotonic()

@@ -15,6 +15,8 @@ UNKNOWN: Final = "unknown"
 _REMEMBERED: Final = 8192
 """Addresses whose networks are at hand."""
 
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+
 
 class Networks:
     """Which network a request comes from.
@@ -67,5 +69,21 @@ class Networks:
             return UNKNOWN
         if in_networks(address, self._exempt):
             return None
+        address = _inner(address)
+        if in_networks(address, self._exempt):
+            return None
         network = ipaddress.ip_network((address, self._prefixes[address.version]), strict=False)
         return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
+
+
+def _inner(address: Address) -> Address:
+    """Return the IPv4 address that an IPv6 one stands for, where it stands for one.
+
+    A translator puts everybody who comes by IPv4 into one /96 (RFC 6052 §2.1), and 6to4 gives one IPv4 address 65,536 networks of
+    /64 (RFC 3056 §2).
+    """
+    if isinstance(address, ipaddress.IPv6Address):
+        if address in _NAT64:
+            return ipaddress.IPv4Address(address.packed[-4:])
+        return address.sixtofour or address
+    return address

@@ -10,7 +10,8 @@ from llm_authmw.identity import IdentitySource
 from llm_authmw.keys.format import parse_key
 
 _DIGEST: Final = 16
-_NAME: Final = 16
+_NAME: Final = 5
+"""Hexadecimal digits of a digest in a name: enough to tell those of one network apart, and too few to find a mistyped password by."""
 _COOKIE: Final = b"cookie"
 
 
@@ -20,12 +21,14 @@ class Presented:
     Args:
         text: The credential itself.
         place: Where it was found, so that one text in two places is two credentials.
+        run: Who judges it: what one run of layers finds good says nothing of what another one looks at beside it.
     """
 
-    def __init__(self, text: bytes, place: bytes = b"") -> None:
+    def __init__(self, text: bytes, place: bytes = b"", run: bytes = b"") -> None:
         self._text: Final = text
         self._place: Final = place
-        self.quick: Final[int] = hash(text)
+        self._run: Final = run
+        self.quick: Final[int] = quick_of(text, run)
         """Tells it from others at once, and proves nothing."""
 
     def __repr__(self) -> str:
@@ -37,15 +40,24 @@ class Presented:
         return self._text != b""
 
     @cached_property
+    def claimed_id(self) -> str | None:
+        """The id of the key that it claims to be, whether or not there is one; None where it has not the form of a key."""
+        return parse_key(self._text.decode("ascii", "replace"))
+
+    @cached_property
     def name(self) -> str:
         """What it is counted under: the id that it claims, else a digest's beginning. Either can be had by anybody, and opens nothing."""
-        key_id = parse_key(self._text.decode("ascii", "replace"))
-        return f"key:{key_id}" if key_id is not None else f"sha256:{hashlib.sha256(self._text).hexdigest()[:_NAME]}"
+        return f"key:{self.claimed_id}" if self.claimed_id is not None else f"sha256:{hashlib.sha256(self._text).hexdigest()[:_NAME]}"
 
     def digest(self, key: bytes, network: str) -> bytes:
         """Return what it is recognised by, from one network only."""
-        told = b"\0".join((network.encode(), self._place, self._text))
+        told = b"\0".join((network.encode(), self._run, self._place, self._text))
         return hashlib.blake2b(told, key=key, digest_size=_DIGEST).digest()
+
+
+def quick_of(text: bytes, run: bytes) -> int:
+    """Return what tells a text that is presented to a run from others at once, and proves nothing."""
+    return hash(text) ^ hash(run)
 
 
 def presented_to(scope: Any, run: Any) -> Presented | None:
@@ -58,9 +70,9 @@ def presented_to(scope: Any, run: Any) -> Presented | None:
         scope: The connection.
         run: The run, as its first layer has begun it.
     """
-    credential = run.credential
+    credential, name = run.credential, run.entrance.run_name
     if credential is not None:
-        return Presented(credential.token, credential.channel + b" " + credential.scheme)
+        return Presented(credential.token, credential.channel + b" " + credential.scheme, name)
     read: frozenset[bytes] = run.entrance.read_headers
     sources: tuple[IdentitySource, ...] = run.entrance.run_sources
     # Whoever cannot tell what claims it keeps is no layer whose habits are known.
@@ -75,7 +87,7 @@ def presented_to(scope: Any, run: Any) -> Presented | None:
         found.append(leaf)
     if not found:
         return Presented(b"") if anywhere else None
-    return Presented(b"\n".join(found))
+    return Presented(b"\n".join(found), run=name)
 
 
 def _leaf(scope: Any) -> bytes | None:

@@ -18,6 +18,7 @@ from llm_authmw.cli.trails import Take, each, files_option, filter_options, newe
 from llm_authmw.errors import InvalidValueError
 from llm_authmw.stores import Store
 from llm_authmw.trail.files import follow
+from llm_authmw.trail.parts import joined
 from llm_authmw.trail.protocols import RecordQuery
 from llm_authmw.trail.reading import matches, read_line
 from llm_authmw.trail.record import Record
@@ -86,8 +87,7 @@ def _follow_file(path: Path, query: RecordQuery, lines: int, show: Take) -> None
             show(*newest_ones.popleft())
         time.sleep(_EVERY)
 
-    for whole in follow(path, wait=wait, from_start=True):
-        line = whole.removesuffix(b"\n")
+    for line in joined(whole.removesuffix(b"\n") for whole in follow(path, wait=wait, from_start=True)):
         try:
             record = read_line(line)
         except InvalidValueError:

@@ -179,9 +179,9 @@ def _print_report(report: Report, *, signed: bool) -> None:
             note(f"There are {report.more} more findings.")
     print_fields(
         [
-            ("records", f"{report.entries} of {report.writers} writers"),
+            ("records", f"{report.entries} of {report.writers} {'writer' if report.writers == 1 else 'writers'}"),
             ("signatures", f"{report.signatures} of {report.checkpoints} checkpoints" if signed else "not checked: no --key"),
-            ("forgotten persons", str(report.forgotten)),
+            ("forgotten persons", f"in {report.forgotten} {'record' if report.forgotten == 1 else 'records'}"),
             ("verdict", "as they were written" if report.sound else "NOT as they were written"),
         ]
     )

@@ -22,7 +22,7 @@ Form = Literal["table", "csv", "json"]
 
 _SHOWN: Final = ("p50", "p95")
 _AMOUNTS: Final = ("requests", "denied", "failed", "input_tokens", "output_tokens")
-_ACTIVE: Final = ("=", "+", "-", "@", "\t", "\r")
+_ACTIVE: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """What a spreadsheet takes for the beginning of a formula. Names are other people's text."""
 
 

@@ -358,9 +358,8 @@ class KeyService:
         self, stored: StoredKey, action: str, actor: str, clean: Mapping[str, Any], idempotency: Idempotency | None
     ) -> Replay | None:
         after = stored.record.as_dict()
-        entry = HistoryEntry(
-            at=stored.record.created_at, action=action, actor=actor, changes={field: [None, after[field]] for field in clean}
-        )
+        changes = {field: [None, after[field]] for field in clean}
+        entry = HistoryEntry(at=stored.record.created_at, action=action, actor=actor, changes=changes)
         written = await self._store.write(stored, entry, idempotency)
         if isinstance(written, Replay):
             return written
@@ -398,4 +397,4 @@ class KeyService:
 
     def _announce(self, record: KeyRecord, entry: HistoryEntry) -> None:
         self._follower.announce(Changes(cursor=0, keys=frozenset((record.id,))))
-        self._recorder("key", record.id, entry, tenant=record.tenant)
+        self._recorder("key", record.id, entry, tenant=record.tenant, user=record.user, realm=record.realm)

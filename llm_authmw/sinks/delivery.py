@@ -103,19 +103,19 @@ class Delivery:
             Whether that is done; else it has to wait for its turn. A ticket where it is on its way to the spool.
 
         Raises:
-            SinkError: the place does not take it.
+            SinkError: the place does not take it. It stays in hand, and is written as soon as that can be done; or it could not be made,
+                and is counted as lost.
         """
-        place = self._immediate
+        place, spool = self._immediate, self._spool
         if (
             place is None
-            or self._spooling
-            or (self._spool is not None and self._hand is not None)
-            or not self._lock.acquire(blocking=False)
+            or (spool is not None and (self._hand is not None or self._replaying or not spool.empty))
+            or not self._lock.acquire(False)
         ):
             return False
         try:
-            if self._hand is not None:
-                self._write_hand(place, self._hand)
+            if self._hand is not None and not self._try_hand(place, self._hand):
+                return False
             entries = self._linker.one(wanted)
             if not entries:
                 raise SinkError("the record could not be made")
@@ -123,7 +123,7 @@ class Delivery:
                 place.write_now(entries)
             except Exception as error:
                 problem = self.retries.failed(error)
-                if self._spool is not None:
+                if spool is not None:
                     ticket = Ticket(wanted)
                     self._hand = Batch(entries, (ticket,))
                     return ticket
@@ -153,8 +153,14 @@ class Delivery:
             late: Whether there was no time to write all that waited: then it is lost.
         """
         await self._background.aclose()
-        if self.idle and not self._spooling and (last := self._linker.end()):
-            self._hand = Batch(last)
+        last: Batch | None = None
+        with self._lock:
+            # Other threads may go on meanwhile.
+            if self.idle and not self._spooling and (entries := self._linker.end()):
+                self._hand = last = Batch(entries)
+                if self._immediate is not None:
+                    self._try_hand(self._immediate, last)
+        if last is not None and self._hand is last:
             await self._write_hand_and_wait()
         while self._checkpoints:
             await self._tell_anchor(self._checkpoints.popleft())
@@ -322,14 +328,18 @@ class Delivery:
 
     async def _gather(self) -> None:
         """Take as much in hand as is written at once, slice by slice. What is linked is in hand already where this is cancelled."""
-        self._hand = hand = self._linker.take(min(_SLICE, self._batch))
+        with self._lock:
+            if self._hand is None:
+                self._hand = self._linker.take(min(_SLICE, self._batch))
+            hand = self._hand
         while hand is not None and len(hand.entries) < self._batch and len(self._queue):
             await anyio.lowlevel.checkpoint()
-            if self._hand is not hand:
-                break
-            more = self._linker.take(min(_SLICE, self._batch - len(hand.entries)))
-            if more is not None:
-                hand.add(more)
+            with self._lock:
+                if self._hand is not hand:
+                    break
+                more = self._linker.take(min(_SLICE, self._batch - len(hand.entries)))
+                if more is not None:
+                    hand.add(more)
 
     def _took(self, entries: Sequence[Entry]) -> None:
         if self.retries.problem is not None:

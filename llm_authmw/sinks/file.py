@@ -1,7 +1,7 @@
 """`FileSink`: records as lines of a file, which several processes share and others may rotate."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final, Unpack
 
 from llm_authmw.errors import SinkError
@@ -9,8 +9,8 @@ from llm_authmw.sinks.log_file import LogFile
 from llm_authmw.sinks.options import SinkOptions
 from llm_authmw.sinks.sink import AuditSink
 from llm_authmw.sinks.thread import OwnThread
+from llm_authmw.sinks.transport import Begun
 from llm_authmw.trail.entry import Entry
-from llm_authmw.trail.record import Head
 
 
 class _FileTransport:
@@ -30,15 +30,14 @@ class _FileTransport:
         """What is on the disk survives a power cut, and what the system has taken the end of the process."""
         return True
 
-    def take_moved(self) -> bool:
+    def take_begun(self) -> Begun | None:
         """See `MovingTransport`."""
-        moved, self._file.moved = self._file.moved, False
-        return moved
-
-    def take_heads(self) -> Mapping[str, Head]:
-        """See `MovingTransport`."""
-        heads, self._file.heads = self._file.heads, {}
-        return heads
+        file = self._file
+        if not (file.moved or file.heads):
+            return None
+        begun = Begun(file.moved, file.heads)
+        file.moved, file.heads = False, {}
+        return begun
 
     async def write(self, entries: Sequence[Entry]) -> None:
         """See `Transport`."""
@@ -78,7 +77,7 @@ class _UnsyncedTransport(_FileTransport):
 
     def write_now(self, entries: Sequence[Entry]) -> None:
         """See `ImmediateTransport`."""
-        self._file.write([entry.line + b"\n" for entry in entries])
+        self._file.write(_lines(entries))
 
     async def write(self, entries: Sequence[Entry]) -> None:
         """See `Transport`."""

@@ -1,11 +1,11 @@
 """From what waits to entries: records are made, chosen, and given their place in the chain."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from llm_authmw.clock import Clock
 from llm_authmw.sinks.losses import Losses
-from llm_authmw.sinks.queue import Deferred, Queue, Ticket, settle_all
+from llm_authmw.sinks.queue import Deferred, Kept, Queue, Ticket, settle_all
 from llm_authmw.sinks.sampling import Choice
 from llm_authmw.sinks.transport import MovingTransport, Transport
 from llm_authmw.trail.chain import Chain
@@ -91,7 +91,7 @@ class Linker:
                 kept.append(ticket)
         for wanted in self._queue.take_records(most - len(tickets)):
             made = self._made(wanted)
-            if made is not None and self._choice.takes(made):
+            if made is not None and (isinstance(wanted, Kept) or self._choice.takes(made)):
                 records.append(made)
         entries = self._link(records)
         return Batch(entries, kept) if entries else None
@@ -115,12 +115,11 @@ class Linker:
             self._losses.count(1, f"a record could not be made ({type(error).__name__})")
             return None
 
-    def _link(self, records: Iterable[Record]) -> list[Entry]:
+    def _link(self, records: Sequence[Record]) -> list[Entry]:
         entries: list[Entry] = []
-        if self._moving is not None:
-            if heads := self._moving.take_heads():
-                self._chain.saw(heads)
-            if self._moving.take_moved() and self._chain.head is not None:
+        if self._moving is not None and (begun := self._moving.take_begun()) is not None:
+            self._chain.saw(begun.heads)
+            if begun.moved and self._chain.head is not None:
                 entries.append(self._chain.checkpoint("opened"))
         if lost := self._losses.unrecorded:
             records = [Record(time=int(self._clock.now() * 1_000_000), kind="loss", lost=lost), *records]

@@ -89,7 +89,7 @@ class LogFile:
         with self._lock:
             rest = lines if not self._whole else [line for line in lines if line not in self._whole]
             for _ in range(_ATTEMPTS):
-                descriptor = self._opened()
+                descriptor = self._opened() if self._descriptor is None else self._descriptor
                 try:
                     rest = self._append(descriptor, rest)
                 except OSError as error:
@@ -136,10 +136,11 @@ class LogFile:
 
     def _append(self, descriptor: int, lines: Sequence[bytes]) -> Sequence[bytes]:
         """Write once; return the lines that have to be written again."""
-        data = b"".join(lines)
+        data = lines[0] if len(lines) == 1 else b"".join(lines)
         if self._end == _UNKNOWN and self._ends_torn(descriptor):
             data = b"\n" + data
         count = os.write(descriptor, data)
+        # Where it was written, since everybody appends.
         end = os.lseek(descriptor, 0, os.SEEK_CUR)
         if count < len(data):
             self._end = _UNKNOWN

@@ -30,7 +30,7 @@ from llm_authmw.sinks.options import (
     check_seconds,
     check_share,
 )
-from llm_authmw.sinks.queue import Deferred, Queue, Ticket, settle_all
+from llm_authmw.sinks.queue import Deferred, Kept, Queue, Ticket, settle_all
 from llm_authmw.sinks.sampling import Choice
 from llm_authmw.sinks.transport import Transport
 from llm_authmw.telemetry import Reading, measure
@@ -56,7 +56,7 @@ class AuditSink:
         format: "json" for records as they are, or "ocsf" for events of the Open Cybersecurity Schema Framework.
         only: Which records it takes; left out: all of them.
         sample: Which share of the allowed requests it takes, between 0.0 and 1.0. Denials, failures and changes are always taken.
-        queue: How many records may wait in memory.
+        queue: How many records may wait in memory; behind the first 500, no more than take 64 MiB.
         when_full: What `put` means where so many wait: "drop" counts the record as lost; with "wait", `room` lets a request wait for as
             long as `deadline`, before it comes to that.
         deadline: Seconds that `accept` and `room` may take.
@@ -158,20 +158,38 @@ class AuditSink:
         elif self._drainer.asleep:
             self._drainer.wake()
 
-    async def accept(self, record: Deferred) -> None:
+    def accept_now(self, record: Deferred) -> bool:
+        """Take a record as `accept` does, where nothing has to be waited for; return False where something has, and it is not taken.
+
+        Raises:
+            SinkError: as for `accept`, which need not be asked again.
+        """
+        # With a spool, what fails here is to be waited for.
+        try:
+            return self._spool is None and self._started and self._delivery.write_at_once(record) is True
+        except SinkError:
+            # What is in hand now is tried again by itself.
+            if self._drainer.asleep:
+                self._drainer.wake()
+            raise
+
+    async def accept(self, record: Deferred, *, keep: bool = False) -> None:
         """Take a record, whatever filters and samples say, and return once it is written. Callers at the same time share one write.
+
+        Args:
+            record: The record.
+            keep: Whether it is to be written later where it is not written now. It waits then as what was `put` does, and is never
+                written twice, nor to be given again.
 
         Raises:
             SinkError: it is not written, or not within the deadline. It may still be, where the place had been given it before that.
         """
-        done = self._started and self._delivery.write_at_once(record)
+        done = self.accept_now(record) if self._spool is None else self._started and self._delivery.write_at_once(record)
         if done is True:
             return
-        if done is False and self._delivery.stuck:
-            raise SinkError(f"{self.name} takes no records: {self._delivery.retries.problem}")
         ticket = done or Ticket(record)
-        if done is False and not self._queue.add_ticket(ticket):
-            raise SinkError(f"{self.name} takes no records: the queue is full")
+        if done is False:
+            self._take_in(ticket, keep=keep)
         try:
             self._drainer.wake()
             with anyio.move_on_after(self._deadline):
@@ -180,7 +198,8 @@ class AuditSink:
         except SinkError as error:
             raise SinkError(f"{self.name} takes no records: {error}") from None
         finally:
-            self._queue.drop(ticket)
+            if not keep:
+                self._queue.drop(ticket)
         self._delivery.retries.late()
         raise SinkError(f"{self.name} has not taken a record within {self._deadline:g} s")
 
@@ -196,9 +215,9 @@ class AuditSink:
             finally:
                 self._in_want_of_room.pop(ticket, None)
 
-    def changed(self, what: str, target: str, entry: HistoryEntry, *, tenant: str) -> None:
+    def changed(self, what: str, target: str, entry: HistoryEntry, *, tenant: str, user: str | None = None, realm: str = "") -> None:
         """Record a change of a key, an account or the like: see `history.Recorder`."""
-        self.put(change_record(what, target, entry, tenant=tenant))
+        self.put(change_record(what, target, entry, tenant=tenant, user=user, realm=realm))
 
     async def start(self) -> None:
         """Make the place ready. One that is only away for now is tried again later.
@@ -236,13 +255,13 @@ class AuditSink:
         """Return how long the queue is, and what was written, lost and spooled."""
         labels = (("sink", self.name),)
         yield Reading("audit_queue_length", len(self._queue), labels)
-        yield Reading("audit_entries_written", self._delivery.written, labels, counts_up=True)
+        yield Reading("audit_records_written", self._delivery.written, labels, counts_up=True)
         yield Reading("audit_records_lost", self._losses.total, labels, counts_up=True)
         yield Reading("audit_spool_bytes", 0 if self._spool is None else self._spool.size, labels)
 
     def forked(self) -> None:
         """Begin anew in the child of a fork: the connections and what waits are its parent's."""
-        self._queue.clear()
+        self._queue.forked()
         self._in_want_of_room.clear()
         self._losses.forked()
         self._drainer.forked()
@@ -251,6 +270,19 @@ class AuditSink:
             self._spool.forked()
         self._transport.forked()
         self._started = False
+
+    def _take_in(self, ticket: Ticket, *, keep: bool) -> None:
+        """Let a record wait for its turn.
+
+        Raises:
+            SinkError: nobody should wait for that.
+        """
+        stuck = self._delivery.stuck
+        if not stuck and self._queue.add_ticket(ticket):
+            return
+        if keep and ticket.wanted is not None:
+            self.put(Kept(ticket.wanted))
+        raise SinkError(f"{self.name} takes no records: {self._delivery.retries.problem if stuck else 'the queue is full'}")
 
     async def _begin(self) -> None:
         if self._started:

@@ -1,7 +1,7 @@
 """The seam to a place that records are written to."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from llm_authmw.trail.entry import Entry
 from llm_authmw.trail.record import Head
@@ -53,14 +53,22 @@ class ImmediateTransport(Transport, Protocol):
         """
 
 
+class Begun(NamedTuple):
+    """A place that was begun.
+
+    Attributes:
+        moved: Whether another one was written to before.
+        heads: Where others' chains stood there: the next checkpoint tells of them.
+    """
+
+    moved: bool
+    heads: Mapping[str, Head]
+
+
 @runtime_checkable
 class MovingTransport(Protocol):
     """One whose place may be moved away: what is written after that begins with a checkpoint, so that it can be verified by itself."""
 
-    def take_moved(self) -> bool:
-        """Say whether another place was begun since the last time that this was asked."""
-        ...
-
-    def take_heads(self) -> Mapping[str, Head]:
-        """Return where others' chains stood when the place was begun, once: the next checkpoint tells of them."""
+    def take_begun(self) -> Begun | None:
+        """Return what is new of the place since the last time that this was asked; None where nothing is."""
         ...

@@ -56,12 +56,18 @@ class KeptRecords(AuditSink):
         """Keep a record."""
         self.records.append(record.record())
 
-    async def accept(self, record: Deferred) -> None:
+    async def accept(self, record: Deferred, *, keep: bool = False) -> None:
         """Keep a record.
+
+        Args:
+            record: The record.
+            keep: Whether one that it does not accept is among `records` all the same.
 
         Raises:
             SinkError: it refuses.
         """
+        if keep and (self.hangs or self.refuses):
+            self.records.append(record.record())
         if self.hangs:
             await anyio.sleep_forever()
         await anyio.lowlevel.checkpoint()

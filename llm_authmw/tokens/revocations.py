@@ -218,7 +218,11 @@ class RevocationService(RevocationView):
         # Also where the same was revoked before: that somebody said so again is worth a line, and only the store knows.
         changes = {field: [None, value] for field, value in standing.as_dict().items() if field in _RECORDED and value is not None}
         self._recorder(
-            "revocation", standing.id, HistoryEntry(at=now, action="revoke", actor=actor, changes=changes), tenant=standing.tenant
+            "revocation",
+            standing.id,
+            HistoryEntry(at=now, action="revoke", actor=actor, changes=changes),
+            tenant=standing.tenant,
+            user=standing.value if kind == "subject" else None,
         )
         return standing
 

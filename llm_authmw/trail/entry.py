@@ -38,7 +38,11 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def line(self) -> bytes:
         """The whole entry as one line of ASCII JSON, without the line break: what files and collectors get."""
-        chain = b',"chain":{"writer":"%b","sequence":%d,"hash":"%b"}' % (self.writer.encode(), self.sequence, self.hash.encode())
-        person = b"" if self.person is None else b',"person":' + self.person
         end = -CLOSING[self.format]
-        return self.sealed[:end] + chain + person + self.sealed[end:]
+        sealed, writer, digest = self.sealed[:end], self.writer.encode(), self.hash.encode()
+        if self.person is None:
+            return b'%b,"chain":{"writer":"%b","sequence":%d,"hash":"%b"}%b' % (sealed, writer, self.sequence, digest, b"}" * -end)
+        return b'%b,"chain":{"writer":"%b","sequence":%d,"hash":"%b"},"person":%b%b' % (
+            *(sealed, writer, self.sequence, digest, self.person),
+            b"}" * -end,
+        )

@@ -15,6 +15,7 @@ from typing import IO, Final, NamedTuple
 from llm_authmw.errors import InvalidValueError
 from llm_authmw.trail.files import lines_of
 from llm_authmw.trail.reading import Line, behind_torn, is_checkpoint, parse, read_line, time_of
+from llm_authmw.trail.record import users_of
 
 _PERSON: Final = b',"person":'
 _TORN_PERSON: Final = re.compile(rb'\},"person":\{')
@@ -48,7 +49,7 @@ def names(line: bytes, tenant: str, user: str, realm: str | None) -> bool:
     who, person = record.who, record.person
     if who is None or person is None or who.tenant != tenant:
         return False
-    return (person.user == user and realm in {None, who.realm}) or person.end_user == user
+    return (user in users_of(person) and realm in {None, who.realm}) or person.end_user == user
 
 
 def forget_in_file(path: Path, tenant: str, user: str, *, realm: str | None = None) -> Forgotten:

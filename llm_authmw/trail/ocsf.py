@@ -303,7 +303,8 @@ def _change(record: Record, change: Change, unmapped: dict[str, Any]) -> dict[st
     event: dict[str, Any]
     if kind in {"user", "end_user"}:
         event = _event(3001, *_ACCOUNT_ACTIONS.get(change.action, default), 1)
-        event["user"] = named_user(name)
+        person = record.person
+        event["user"] = named_user(name or (person and (person.user or person.end_user)) or "unknown")
     else:
         type_id, type_name = _ENTITY_TYPES.get(kind, (99, kind))
         event = _event(3004, *_ENTITY_ACTIONS.get(change.action, default), 1)

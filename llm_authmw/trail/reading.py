@@ -11,7 +11,7 @@ from llm_authmw.dates import parse_moment
 from llm_authmw.errors import InvalidValueError
 from llm_authmw.trail.entry import CLOSING, Format
 from llm_authmw.trail.protocols import RecordQuery
-from llm_authmw.trail.record import Record
+from llm_authmw.trail.record import Record, users_of
 
 BEGINNINGS: Final = (b'{"time":"', b'{"metadata":{')
 """What every line begins with: one of ours, and one of OCSF."""
@@ -200,4 +200,4 @@ def _is_of(record: Record, principal: str) -> bool:
     who = record.who
     if kind in {"client", "key"}:
         return who is not None and name == (who.client if kind == "client" else who.credential_id)
-    return record.person is not None and record.person.user == principal
+    return record.person is not None and principal in users_of(record.person)

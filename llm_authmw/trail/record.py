@@ -4,7 +4,8 @@ No header, no query, no body and no credential has a field, so that none can be 
 apart (`Person`), so that it can be forgotten while everything else stays (GDPR Art. 17).
 """
 
-from typing import Any, Literal, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast
 
 import msgspec
 
@@ -16,6 +17,10 @@ Outcome: TypeAlias = Literal["allowed", "denied", "failed"]
 End: TypeAlias = Literal["complete", "client_gone", "upstream_error", "cut"]
 Detail: TypeAlias = str | int | float | bool | None
 CheckpointState: TypeAlias = Literal["opened", "running", "closed"]
+
+_EMPTY_WEIGHT: Final = 2_048
+_ODD_WEIGHT: Final = 65_536
+_packed: Final = msgspec.msgpack.Encoder().encode
 
 
 class Who(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -58,6 +63,15 @@ class Person(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     changes: dict[str, Any] = {}
     extra: dict[str, Detail] = {}
     cut: tuple[str, ...] = ()
+
+
+def users_of(person: Person) -> tuple[str, ...]:
+    """Return the users whose record it is: two of them where a change gave what was one's to another."""
+    given: Any = person.changes.get("user")
+    names: list[Any] = [person.user]
+    if isinstance(given, list | tuple):
+        names.extend(cast("Sequence[Any]", given))
+    return tuple(dict.fromkeys([name for name in names if isinstance(name, str)]))
 
 
 class Reserved(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -197,6 +211,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     cut: tuple[str, ...] = ()
     checkpoint: Checkpoint | None = None
     person: Person | None = None
+
+    def weight(self) -> int:
+        """Return about how many bytes it takes while it waits to be written."""
+        try:
+            return _EMPTY_WEIGHT + len(_packed(self))
+        except (ValueError, TypeError, OverflowError):  # half a character, an object that is no value, a number of more than 64 bits
+            return _ODD_WEIGHT
 
     def record(self) -> "Record":
         """Return itself: what is a record already needs not be made when it is written."""

@@ -1,9 +1,11 @@
 """Guessing credentials: one at a time and a thousand at once, from one place and from everywhere, and against whom it must not help."""
 
 import asyncio
+import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -11,9 +13,12 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.routing import Mount
 
 from llm_authmw import (
+    BruteForceMiddleware,
     CustomAuthMiddleware,
     Denial,
     HeaderMap,
@@ -22,10 +27,15 @@ from llm_authmw import (
     KeyAuthMiddleware,
     Principal,
     SharedSecret,
+    Stack,
     TrustedProxies,
 )
+from llm_authmw.brute_force import gate as waiting
+from llm_authmw.ledger.buckets import Claim
 from llm_authmw.stack import GuardedApp
+from llm_authmw.stores.memory.ledger import MemoryLedger
 from llm_authmw.testing import TestIssuer
+from llm_authmw.testing.books import Books
 from llm_authmw.testing.guessing import ELSEWHERE, HOME, GuardedSite, alerts_seen, id_of, wrong_key
 
 pytestmark = pytest.mark.anyio
@@ -159,6 +169,48 @@ async def test_forged_tokens_count_and_expired_ones_lock_out_nobody_else() -> No
     assert (200, None) == await site.told(issuer.token(sub="bob"), ELSEWHERE)
 
 
+@pytest.mark.parametrize(
+    "hops",
+    [
+        pytest.param([f"2002:cb00:7107:{subnet:x}::1" for subnet in range(9)], id="the 65,536 networks that 6to4 gives one IPv4 address"),
+        pytest.param(["203.0.113.7", "::ffff:203.0.113.7", "64:ff9b::cb00:7107", "2002:cb00:7107::1"] * 2, id="one in many spellings"),
+    ],
+)
+async def test_an_ipv4_address_in_whatever_ipv6_one_is_one_guesser(hops: list[str]) -> None:
+    site = GuardedSite(FEW)
+    statuses = [(await site.guess(1, address))[0] for address in hops]
+    assert [401] * 3 + [429] * (len(hops) - 3) == statuses
+
+
+async def test_behind_a_translator_one_guesser_does_not_lock_out_everybody_who_comes_by_ipv4() -> None:
+    site = GuardedSite(FEW)
+    await site.guess(9, "64:ff9b::cb00:7107")
+    assert (200, None) == await site.told(await site.new_key(user="ada"), "64:ff9b::cb00:7108")
+
+
+async def test_where_all_come_without_an_address_that_is_said_once_and_the_alert_says_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
+    site = GuardedSite(FEW)
+    with alerts_seen() as seen:
+        await site.guess(5, None)
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert "unix_socket=True" in line
+    (alert,) = seen.alerts
+    assert ("address:unknown", True) == (alert.subject, "trusted_proxies" in alert.message)
+
+
+async def test_an_address_that_a_client_makes_unreadable_is_nothing_that_the_log_complains_of(caplog: pytest.LogCaptureFixture) -> None:
+    site = GuardedSite(FEW, trusted_proxies=TrustedProxies(["10.0.0.0/8"]))
+    await site.guess(2, "10.0.0.1", headers=[(b"x-forwarded-for", b"?")])
+    assert [] == [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_who_comes_by_a_unix_socket_that_is_named_is_known_by_what_the_proxy_says() -> None:
+    site = GuardedSite(FEW, trusted_proxies=TrustedProxies(unix_socket=True))
+    assert 429 == (await site.guess(4, None, headers=[(b"x-forwarded-for", b"203.0.113.7")]))[-1]
+    forwarded = [(b"x-forwarded-for", b"203.0.113.8")]
+    assert (200, None) == await site.told(await site.new_key(user="ada"), None, headers=forwarded)
+
+
 # By having something.
 
 
@@ -245,6 +297,71 @@ async def test_of_a_thousand_guesses_at_once_few_are_judged(processes: int) -> N
     assert 0 == sum(len(_memory_of(app).gate) for app in apps)
 
 
+async def test_the_end_of_a_wait_lets_one_guess_in_at_each_process_and_not_as_many_as_come_at_that_moment() -> None:
+    judge = SlowJudge()
+    limits: dict[str, list[str]] = {"address": ["10 requests/day, burst 10"], "address+credential": []}
+    site = GuardedSite(limits, inside=[Middleware(CustomAuthMiddleware, authenticate=judge)])
+    apps = [site.app, *(site.process() for _ in range(3))]
+    judged: list[int] = []
+    for wave in range(6):
+        before = len(judge.judged)
+        async with anyio.create_task_group() as tasks:
+            for number in range(80):
+                tasks.start_soon(partial(site.ask, f"wrong-{wave}-{number}", app=apps[number % 4]))
+        judged.append(len(judge.judged) - before)
+        site.clock.advance(8641)
+    assert judged[0] <= 10 + 16 * 4
+    # The one that was given back, and one for each process that then learns that it is gone.
+    assert max(judged[1:]) <= 1 + 4
+
+
+async def test_what_one_run_of_layers_has_found_good_opens_no_other_run_to_guesses() -> None:
+    judge = SlowJudge()
+
+    async def by_cookie(connection: Any) -> Principal | Denial | None:
+        await judge(connection)
+        return Denial("invalid_token")
+
+    site = GuardedSite()
+    inner = Mount("/v1", app=CustomAuthMiddleware(site.witness, authenticate=by_cookie))
+    defence = Middleware(BruteForceMiddleware, ledger=Books(clock=site.clock).service, limits=FEW, at_once=4)
+    app = Stack(defence, Middleware(KeyAuthMiddleware, keys=site.store.keys))(Starlette(routes=[inner]))
+    own = await site.new_key(user="eve")
+    async with anyio.create_task_group() as tasks:
+        for number in range(200):
+            tasks.start_soon(partial(site.ask, own, headers=[(b"cookie", b"pin=%d" % number)], app=app))
+    assert len(judge.judged) <= 3 + 4
+    # They were guesses, so the network is locked out, too.
+    assert (429, "locked_out") == await site.told(wrong_key(), app=app)
+
+
+async def test_what_waits_for_its_turn_is_bounded_though_the_clients_have_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "MAX_WAITING", 5)
+    judging, answered = anyio.Event(), anyio.Event()
+
+    async def hang(_: object) -> Denial:
+        judging.set()
+        await answered.wait()
+        return Denial("issuer_unavailable")
+
+    layer = Middleware(CustomAuthMiddleware, authenticate=hang, deadline=60)
+    site = GuardedSite(FEW, inside=[layer], at_once=1)
+    async with anyio.create_task_group() as tasks:
+        for number in range(6):
+            tasks.start_soon(site.ask, f"x-{number}")
+            await judging.wait()
+        await anyio.wait_all_tasks_blocked()
+        told = await site.ask("y")
+        assert (429, "concurrency_limited", "1") == (told.status, told.header("x-authmw-reason"), told.header("retry-after"))
+        assert ["concurrency_limited"] == [decision.reason for decision in site.context.decisions]
+        # Others are judged meanwhile.
+        tasks.start_soon(site.ask, "z", ELSEWHERE)
+        await anyio.wait_all_tasks_blocked()
+        assert 1 + 5 + 1 == len(_memory_of(site.app).gate)
+        answered.set()
+    assert 0 == len(_memory_of(site.app).gate)
+
+
 async def test_many_good_credentials_at_once_from_one_network_are_all_let_in() -> None:
     judge = SlowJudge()
     site = GuardedSite(FEW, inside=[Middleware(CustomAuthMiddleware, authenticate=judge)], at_once=4)
@@ -280,6 +397,37 @@ async def test_to_leave_before_the_answer_is_no_way_not_to_be_counted() -> None:
 
 
 # What a guesser learns, and what a flood costs.
+
+
+async def test_an_id_that_somebody_has_is_counted_by_the_same_work_as_one_that_nobody_has() -> None:
+    site = GuardedSite()
+    asked: list[int] = []
+    reserve = MemoryLedger.reserve
+
+    async def counted(self: MemoryLedger, reservation_id: str, claims: Sequence[Claim], *, ttl: int) -> Any:
+        asked.append(len(claims))
+        return await reserve(self, reservation_id, claims, ttl=ttl)
+
+    key = await site.new_key(user="ada")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryLedger, "reserve", counted)
+        for guess in (wrong_key(id_of(key)), wrong_key()):
+            assert (401, "invalid_api_key") == await site.told(guess)
+    assert 1 == len(set(asked)), asked
+
+
+async def test_a_password_that_was_mistyped_cannot_be_found_by_what_is_recorded_of_it() -> None:
+    async def judge(_: object) -> Denial:
+        return Denial("invalid_token")
+
+    site = GuardedSite({"address+credential": ["1 requests/day, burst 1"]}, inside=[Middleware(CustomAuthMiddleware, authenticate=judge)])
+    with alerts_seen() as seen:
+        await site.ask("hunter2")
+        await site.ask("hunter2")
+    digest = hashlib.sha256(b"hunter2").hexdigest()
+    told = repr(seen.alerts) + repr(site.context.decisions)
+    assert digest[:5] in told
+    assert digest[:6] not in told
 
 
 @pytest.mark.parametrize(

@@ -231,7 +231,7 @@ async def test_a_layer_that_requires_nothing_is_told_no_intent() -> None:
 
 async def test_a_sink_of_ones_own_that_breaks_is_one_that_does_not_accept(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(KeptRecords):
-        async def accept(self, record: Any) -> None:
+        async def accept(self, record: Any, *, keep: bool = False) -> None:
             raise RuntimeError("secret-in-its-text")
 
     sink = Broken(durable=True)

@@ -21,6 +21,7 @@ async def test_no_more_are_inside_than_may_be_and_the_others_follow_in_order() -
 
     async def visit(number: int) -> None:
         place = await gate.enter("a", 3)
+        assert place is not None
         came.append(number)
         await leaves[number].wait()
         gate.leave(place)
@@ -41,6 +42,7 @@ async def test_networks_do_not_wait_for_each_other() -> None:
     places = [await gate.enter(network, 1) for network in ("a", "b", "c")]
     assert 3 == len(gate)
     for place in places:
+        assert place is not None
         gate.leave(place)
     assert 0 == len(gate)
 
@@ -48,8 +50,19 @@ async def test_networks_do_not_wait_for_each_other() -> None:
 async def test_whoever_leaves_while_waiting_holds_no_place() -> None:
     gate = Gate()
     place = await gate.enter("a", 1)
+    assert place is not None
     with anyio.move_on_after(0):
         await gate.enter("a", 1)
+    gate.leave(place)
+    assert 0 == len(gate)
+
+
+async def test_whoever_has_waited_for_too_long_gets_no_place_and_holds_none() -> None:
+    gate = Gate(patience=0.01)
+    place = await gate.enter("a", 1)
+    assert place is not None
+    assert await gate.enter("a", 1) is None
+    assert 1 == len(gate)
     gate.leave(place)
     assert 0 == len(gate)
 
@@ -59,10 +72,13 @@ async def test_whoever_is_let_in_and_cancelled_in_one_moment_hands_the_place_on(
     # Only a task of asyncio's own can be cancelled between the two.
     gate = Gate()
     place = await gate.enter("a", 1)
+    assert place is not None
     first, second = asyncio.create_task(gate.enter("a", 1)), asyncio.create_task(gate.enter("a", 1))
     await settle_down()
     gate.leave(place)
     first.cancel()
-    gate.leave(await second)
+    handed_on = await second
+    assert handed_on is not None
+    gate.leave(handed_on)
     assert first.cancelled()
     assert 0 == len(gate)

@@ -106,6 +106,32 @@ def test_only_the_very_text_in_the_very_place_and_network_was_proven(memory: Mem
     assert not memory.proven(Presented(b"texu", b"authorization bearer"), "a")
 
 
+def test_what_one_run_of_layers_has_proven_is_not_proven_to_another(memory: Memory) -> None:
+    memory.prove(Presented(b"text", run=b"keys"), "a", 3600)
+    assert memory.proven(Presented(b"text", run=b"keys"), "a")
+    other = Presented(b"text", run=b"a function")
+    assert not memory.proven(other, "a")
+    # Nor where it looks alike at first.
+    object.__setattr__(other, "quick", Presented(b"text", run=b"keys").quick)
+    assert not memory.proven(other, "a")
+
+
+def test_where_there_was_a_lockout_one_is_judged_at_a_time_for_a_day_after_it(memory: Memory, clock: ManualClock) -> None:
+    memory.learn(refused(wait=60), "a", "")
+    clock.advance(60 + 86_399)
+    assert (1, 16) == (memory.at_once("a", 16), memory.at_once("b", 16))
+    clock.advance(2)
+    assert 16 == memory.at_once("a", 16)
+
+
+def test_however_many_were_locked_out_those_that_are_watched_are_bounded(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remembering, "MAX_WATCHED", 128)
+    for number in range(1000):
+        memory.learn(refused(), f"network-{number}", "")
+    assert len(memory._watched) <= 128
+    assert 1 == memory.at_once("network-999", 16)
+
+
 def test_a_text_that_only_looks_alike_at_once_is_not_the_one_that_was_proven(memory: Memory) -> None:
     good, forged = Presented(b"good"), Presented(b"forged")
     object.__setattr__(forged, "quick", good.quick)

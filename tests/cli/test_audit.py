@@ -16,6 +16,7 @@ from llm_authmw.context import Decision
 from llm_authmw.testing.fake_records import fake_record
 from llm_authmw.trail.chain import Chain
 from llm_authmw.trail.checkpoints import SigningKey
+from llm_authmw.trail.parts import split
 from llm_authmw.trail.record import Change, Person, Record, Who
 
 Run = Callable[..., Result]
@@ -104,6 +105,7 @@ def ids(result: Result) -> list[str]:
     return [json.loads(line).get("id", json.loads(line)["kind"]) for line in result.stdout.splitlines()]
 
 
+VERIFY = ("audit", "verify", "--file", "collected.jsonl", "--key", "audit.pub")
 ONE, TWO, CHANGE, POLICY = "1" * 16, "2" * 16, "change", "policy"
 
 
@@ -195,6 +197,43 @@ def test_tail_follows_a_file_until_it_is_interrupted(
 
     monkeypatch.setattr("llm_authmw.cli.audit.time.sleep", sleep)
     result = run("audit", "tail", "--file", "audit.jsonl", "--follow", "-n", "1", "--kind", "request", "--json", exit_code=130)
+    assert [TWO, "3" * 16] == ids(result)
+
+
+@pytest.fixture
+def collected(directory: Path, key: SigningKey, records: list[Record]) -> list[bytes]:
+    """The lines of collected.jsonl, as a syslog collector has stored them: long ones in parts."""
+    chain = Chain(signing_key=key)
+    found = [part for entry in [*chain.link_all(records), chain.checkpoint("closed")] for part in split(entry, 400)]
+    (directory / "collected.jsonl").write_bytes(b"".join(line + b"\n" for line in found))
+    return found
+
+
+def test_what_a_collector_has_stored_in_parts_is_verified_and_searched(run: Run, directory: Path, collected: list[bytes]) -> None:
+    assert "verdict  " + "as they were written" in re.sub(" {2,}", "  ", run(*VERIFY).stdout)
+    assert [ONE, TWO, CHANGE, POLICY] == ids(run("audit", "search", "--file", "collected.jsonl", "--json"))
+    assert [POLICY] == ids(run("audit", "tail", "--file", "collected.jsonl", "-n", "1", "--json"))
+    (directory / "collected.jsonl").write_bytes(b"".join(line + b"\n" for line in [*collected[:-1], collected[-1].replace(b"0", b"1")]))
+    run(*VERIFY, exit_code=1)
+
+
+def test_a_part_that_a_collector_has_lost_is_found(run: Run, directory: Path, collected: list[bytes]) -> None:
+    (directory / "collected.jsonl").write_bytes(b"".join(line + b"\n" for line in [*collected[:5], *collected[6:]]))
+    assert {"foreign", "missing"} & set(run(*VERIFY, exit_code=1).stdout.split())
+
+
+def test_tail_follows_what_comes_in_parts(run: Run, directory: Path, collected: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = directory / "collected.jsonl"
+    parts = [part + b"\n" for part in split(Chain().link(fake_record(id="3" * 16)), 400)]
+
+    def sleep(_: float) -> None:
+        if not parts:
+            raise KeyboardInterrupt
+        with path.open("ab") as file:
+            file.write(parts.pop(0))
+
+    monkeypatch.setattr("llm_authmw.cli.audit.time.sleep", sleep)
+    result = run("audit", "tail", "--file", "collected.jsonl", "--follow", "-n", "1", "--kind", "request", "--json", exit_code=130)
     assert [TWO, "3" * 16] == ids(result)
 
 

@@ -107,7 +107,7 @@ def test_csv_is_read_back_as_it_is_meant(run: Run, write: Any) -> None:
     assert {15} == {len(header), *map(len, found)}
 
 
-@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1+1", "\uff20SUM(A1)"])
 def test_no_name_is_a_formula_in_a_spreadsheet(run: Run, write: Any, name: str) -> None:
     write(record(user=name))
     _, (cell, *_) = csv.reader(io.StringIO(run("usage", "--by", "user", "--format", "csv").stdout))

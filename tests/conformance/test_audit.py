@@ -37,9 +37,8 @@ def chain(clock: ManualClock) -> Chain:
 
 def record(number: int = 0, *, who: dict[str, Any] | None = None, user: str | None = "ann", **fields: Any) -> Record:
     values: dict[str, Any] = {"time": NOON + number, "kind": "request", "id": f"{number:016x}", "outcome": "allowed", **fields}
-    return Record(
-        who=Who(**{"tenant": "acme", "realm": "corp", **(who or {})}), person=None if user is None else Person(user=user), **values
-    )
+    caller: dict[str, Any] = {"tenant": "acme", "realm": "corp", **(who or {})}
+    return Record(who=Who(**caller), person=None if user is None else Person(user=user), **values)
 
 
 async def numbers(audit: TrailStore, **query: Any) -> list[int]:

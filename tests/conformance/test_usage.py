@@ -177,6 +177,19 @@ async def test_sums_of_two_tenants_never_mix(audit: TrailStore, usage: UsageServ
     assert [({"tenant": "other"}, 2), ({"tenant": "acme"}, 1)] == [(row.by, row.cost) for row in await usage.by("tenant")]
 
 
+async def test_two_tenants_whose_long_names_begin_alike_never_mix(audit: TrailStore, usage: UsageService, chain: Chain) -> None:
+    one, other = "x" * 511 + "1", "x" * 511 + "2"
+    await append(audit, chain, request(cost=1, user=one, who={"tenant": one}), request(cost=2, user=other, who={"tenant": other}))
+    assert [1] == [row.cost for row in await usage.by(tenant=one)]
+    assert [2] == [row.cost for row in await usage.by("user", tenant=other)]
+    assert [] == await usage.by(tenant="x" * 511)
+    assert 2 == len(await usage.by("tenant"))
+    # Nor does to forget the one of them forget the other.
+    assert 0 == await audit.forget(one, other)
+    assert 1 == await audit.forget(other, other)
+    assert [1] == [row.cost for row in await usage.by(user=one)]
+
+
 async def test_one_caller_who_names_ever_new_models_takes_no_room_from_others(
     audit: TrailStore, usage: UsageService, chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,10 @@ import llm_authmw
 import llm_authmw.testing
 from llm_authmw.accounts.records import AccountFields
 from llm_authmw.keys.records import KeyFields
+from llm_authmw.metrics.opentelemetry import OpenTelemetry
+from llm_authmw.metrics.prometheus import PrometheusMetrics
 from llm_authmw.reasons import REASONS
+from llm_authmw.sinks.options import SinkOptions
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -67,6 +70,34 @@ def test_the_page_of_the_key_layer_has_every_option() -> None:
 def test_the_page_of_stores_has_every_option() -> None:
     options = set(inspect.signature(llm_authmw.open_store).parameters) - {"url"}
     assert options == set(re.findall(r"(?m)^\| `(\w+)` \|", _text(DOCS / "stores.md")))
+
+
+@pytest.mark.parametrize(
+    ("page", "public"),
+    [
+        ("layers/audit.md", llm_authmw.AuditMiddleware),
+        ("layers/brute-force.md", llm_authmw.BruteForceMiddleware),
+        ("sinks.md", llm_authmw.FileSink),
+        ("sinks.md", llm_authmw.FunctionSink),
+        ("sinks.md", llm_authmw.Only),
+        ("sinks-remote.md", llm_authmw.SyslogSink),
+        ("sinks-remote.md", llm_authmw.HTTPSink),
+        ("sinks-remote.md", llm_authmw.SplunkSink),
+        ("metrics.md", PrometheusMetrics),
+        ("metrics.md", OpenTelemetry),
+        ("alerts.md", llm_authmw.Alerts),
+        ("alerts.md", llm_authmw.Webhook),
+    ],
+)
+def test_the_page_of_what_records_and_measures_has_every_option(page: str, public: type) -> None:
+    named = {name for row in re.findall(r"(?m)^\|([^|]+)\|", _text(DOCS / page)) for name in re.findall(r"`(\w+)`", row)}
+    assert set() == set(inspect.signature(public).parameters) - {"app", "options"} - named
+
+
+def test_the_page_of_sinks_has_every_option_of_all_of_them() -> None:
+    table = _text(DOCS / "sinks.md").partition("## Options")[2].partition("\n\nAnd these")[0]
+    named = {name for row in re.findall(r"(?m)^\|([^|]+)\|", table) for name in re.findall(r"`(\w+)`", row)}
+    assert set(SinkOptions.__annotations__) == named
 
 
 def test_the_page_of_keys_has_every_field() -> None:

@@ -9,11 +9,11 @@ import pytest
 
 from llm_authmw.clock import SYSTEM_CLOCK
 from llm_authmw.errors import SinkError
-from llm_authmw.sinks.frames import MAX_MESSAGE, severity
-from llm_authmw.sinks.http import HTTPTransport
+from llm_authmw.sinks.frames import severity
+from llm_authmw.sinks.http import HTTPSink, HTTPTransport
 from llm_authmw.sinks.http_calls import MAX_ANSWER, MAX_HOLD, TIMEOUT, Collector
 from llm_authmw.sinks.retries import FIRST_PAUSE, MAX_PAUSE
-from llm_authmw.sinks.splunk import ACK_PATIENCE, SplunkTransport
+from llm_authmw.sinks.splunk import ACK_PATIENCE, SplunkSink, SplunkTransport
 from llm_authmw.sinks.syslog import SyslogSink
 from llm_authmw.sinks.tls import client_context
 from llm_authmw.testing.places import make_record
@@ -75,18 +75,22 @@ def test_the_bounds_are_those_of_the_code() -> None:
     assert f"after {FIRST_PAUSE:g} s and then ever later up to {MAX_PAUSE:g} s" in PAGE
 
 
-def test_the_options_of_syslog_have_the_defaults_of_the_page() -> None:
-    parameters = inspect.signature(SyslogSink).parameters
-    shown = [row for row in rows("Syslog") if row[0].startswith("`") and len(row) == 3]
-    for names, default, _ in shown[0:]:
+@pytest.mark.parametrize(("heading", "sink"), [("Syslog", SyslogSink), ("HTTP", HTTPSink), ("Splunk", SplunkSink)])
+def test_the_options_have_the_defaults_of_the_page(heading: str, sink: type) -> None:
+    parameters = inspect.signature(sink).parameters
+    shown = [row for row in rows(heading) if row[0].startswith("`") and len(row) == 3 and row[1] != "as above"]
+    assert len(shown) > 5
+    for names, default, _ in shown:
         for name in re.findall(r"`(\w+)`", names):
-            assert name in parameters
-            if default.startswith("`"):
-                assert f"`{parameters[name].default}`" == default
+            found = parameters[name].default
+            if default == "required":
+                assert found is inspect.Parameter.empty
+            elif default.startswith("`"):
+                assert default == f"`{found}`"
             elif numbers(default):
-                assert {MAX_MESSAGE} == numbers(default) == {parameters[name].default}
+                assert numbers(default) == {found}
             else:
-                assert parameters[name].default is None
+                assert found is None
 
 
 def test_the_severities_and_the_classes_are_those_of_the_page() -> None:

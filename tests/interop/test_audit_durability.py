@@ -86,6 +86,25 @@ def test_several_processes_write_whole_lines_into_one_file(tmp_path: Path, fsync
     assert ([], 4) == (report.findings, report.writers)
 
 
+@pytest.mark.parametrize("fsync", [True, False])
+def test_a_process_vouches_for_those_that_were_writing_into_the_file_when_it_opened_it(tmp_path: Path, fsync: bool) -> None:
+    path = tmp_path / "audit.jsonl"
+    with writing(path, fsync=fsync) as first:
+        accepted(iter(out(first)), ENOUGH)
+        with writing(path, fsync=fsync, count=ENOUGH) as second:
+            accepted(iter(out(second)), ENOUGH)
+            assert 0 == second.wait(60)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert [] == alarms(path)
+    (own,) = {line.writer for line in map(parse, (one.rstrip(b"\n") for one in lines)) if line is not None and b"closed" in line.sealed}
+    # Everything that the other one has written is taken out, its own lines being as they were.
+    left = [line for line in lines if b'"writer":"%b"' % own.encode() in line]
+    assert 2 <= len(lines) - len(left)
+    assert ["cut_off"] == [finding.kind for finding in verify(left).findings if finding.is_alarm]
+
+
 @pytest.mark.parametrize("way", ["renamed", "renamed and made anew", "copied and cut", "removed"])
 @pytest.mark.parametrize("fsync", [True, False])
 def test_a_file_that_is_rotated_from_outside_is_followed(tmp_path: Path, fsync: bool, way: str) -> None:

@@ -60,7 +60,7 @@ def introspected(provider: OidcProvider, token: str) -> dict[str, Any]:
     ],
 )
 def test_what_is_missing_skips_a_test_and_fails_it_in_ci(
-    monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException], missing: dict[str, list[str]], said: str
+    monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException], missing: dict[str, Any], said: str
 ) -> None:
     monkeypatch.setenv("CI", ci)
     # Both are caught, or else this test would be skipped where it has to fail.

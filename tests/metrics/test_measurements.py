@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_authmw import telemetry
+from llm_authmw.alerts import Alerts
 from llm_authmw.call import Charge, Usage
 from llm_authmw.context import Decision
 from llm_authmw.metrics.instruments import INSTRUMENTS, OTHER, READ
 from llm_authmw.metrics.measurements import Measurements
 from llm_authmw.metrics.series import MAX_VALUE
+from llm_authmw.sinks.stdout import StdoutSink
 from llm_authmw.telemetry import Alert, Asked, Fetched, Reading
 from llm_authmw.trail.record import Person, Record, Who
 
@@ -209,3 +211,29 @@ def test_whatever_a_thousand_records_say_the_series_stay_as_many_as_stated(pool:
             seen[instrument.name].add(values)
     assert all(len(series) <= 2 * most for series in seen.values())
     assert len(seen["tokens"]) >= most
+
+
+def test_every_figure_of_a_sink_and_of_alerts_is_measured() -> None:
+    told = {reading.name for one in (StdoutSink(), Alerts(log=True)) for reading in one.readings()}
+    assert told == {name for name in READ if name.startswith(("audit_", "alerts_"))}
+
+
+def test_an_observer_that_fails_at_every_request_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    class FailsAlways:
+        def observe(self, event: object) -> None:
+            raise ValueError(repr(event))
+
+    failing = FailsAlways()
+    telemetry.attach(failing)
+    try:
+        for _ in range(1000):
+            telemetry.emit(record())
+    finally:
+        telemetry.detach(failing)
+    told = [line.getMessage() for line in caplog.records]
+    # The 1st, the 2nd, the 4th, the 8th.
+    assert 10 == len(told)
+    assert ("FailsAlways could not take Record: ValueError (1 so far)", "FailsAlways could not take Record: ValueError (512 so far)") == (
+        told[0],
+        told[-1],
+    )

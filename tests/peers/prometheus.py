@@ -35,7 +35,7 @@ class Prometheus:
     def wait_until_ready(self) -> None:
         """Wait until it has read what it keeps: before that it answers, and has no answer to any question."""
         deadline = time.monotonic() + LIMIT
-        while self._client.get("/-/ready").status_code != httpx.codes.OK:
+        while self._client.get("/-/ready").status_code != 200:
             if time.monotonic() > deadline:
                 raise AssertionError(f"it is not ready:\n{self.server.output}")
             time.sleep(_PAUSE)

@@ -10,7 +10,7 @@ from llm_authmw.testing.fake_records import fake_record
 from llm_authmw.trail.chain import LONG_PAUSE, MAX_SEEN, Chain
 from llm_authmw.trail.checkpoints import FileAnchor, SigningKey, VerifyingKey, make_signing_key
 from llm_authmw.trail.entry import Entry, Format
-from llm_authmw.trail.reading import parse, read_checkpoint
+from llm_authmw.trail.reading import is_checkpoint, parse, read_checkpoint
 from llm_authmw.trail.record import Checkpoint, Head
 from llm_authmw.trail.verification import verify
 
@@ -106,15 +106,21 @@ def test_a_checkpoint_tells_once_what_others_wrote_and_of_so_many_at_most() -> N
     assert {} == told_by(chain.checkpoint()).seen
 
 
-def test_a_forked_child_is_another_writer_with_other_salts(monkeypatch: pytest.MonkeyPatch) -> None:
-    chain = Chain()
-    parent = chain.link_all([fake_record()])
-    monkeypatch.setattr(os, "getpid", lambda: -1)
-    child = chain.link_all([fake_record()])
-    assert child[0].writer != parent[0].writer
-    assert [0, 1] == [entry.sequence for entry in child]
-    assert child[1].person != parent[1].person
-    assert "opened" == told_by(child[0]).state
+def test_a_forked_child_is_another_writer_with_other_salts(tmp_path: Path) -> None:
+    chain, path = Chain(), tmp_path / "child"
+    chain.link_all([fake_record()])
+    child = os.fork()
+    if child == 0:
+        path.write_bytes(b"\n".join([entry.line for entry in chain.link_all([fake_record()])]))
+        os._exit(0)
+    assert (child, 0) == os.waitpid(child, 0)
+    here, there = chain.link(fake_record()), [parse(line) for line in path.read_bytes().split(b"\n")]
+    assert [0, 1] == [line.sequence for line in there if line is not None]
+    assert {here.writer}.isdisjoint({line.writer for line in there if line is not None})
+    assert there[1] is not None
+    assert here.person != there[1].person
+    assert there[0] is not None
+    assert is_checkpoint(there[0].sealed)
 
 
 def test_the_head_is_the_last_entry() -> None:

@@ -2,20 +2,22 @@ import hashlib
 import json
 import math
 import re
-from typing import Any
+from typing import Any, get_args
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_authmw.call import Charge, Usage
 from llm_authmw.context import Decision
+from llm_authmw.reasons import REASONS
 from llm_authmw.testing.fake_records import fake_record
-from llm_authmw.trail.chain import Chain
+from llm_authmw.trail.chain import MAX_SEEN, Chain
 from llm_authmw.trail.encoding import MAX_LINE, MAX_TEXT, Salts, encode, timestamp
 from llm_authmw.trail.entry import Entry
 from llm_authmw.trail.reading import read_line
-from llm_authmw.trail.record import Change, Person, Record, Reserved, Who
+from llm_authmw.trail.record import Change, Checkpoint, End, Head, Outcome, Person, Record, Reserved, Who
 
 SALT = b"0123456789abcdef0123456789abcdef"
 HOSTILE = '\n\r\x00\x1b[31m\u202e\u2028\x7f\x85\\"\ud800\udfff\U0001f600,"chain":{"writer":"}}'
@@ -164,9 +166,11 @@ def test_what_is_cut_of_a_person_is_said_there_and_sealed_with_them() -> None:
     assert "ada" == found.person.user
 
 
-def test_a_record_that_is_too_long_in_all_its_parts_is_cut_in_all_of_them() -> None:
+def everything_too_long() -> Record:
     long = "\U0001f600" * 100_000
-    record = fake_record(
+    return fake_record(
+        outcome="failed",
+        end="upstream_error",
         who=Who(tenant=long, realm=long, team=long, org=long, client=long, roles=(long,) * 500, issuer=long, credential_id=long),
         reason=long,
         layer=long,
@@ -191,9 +195,29 @@ def test_a_record_that_is_too_long_in_all_its_parts_is_cut_in_all_of_them() -> N
             extra={f"{n}{long}": long for n in range(500)},
         ),
     )
+
+
+def test_a_record_that_is_too_long_in_all_its_parts_is_cut_in_all_of_them() -> None:
+    record = everything_too_long()
     found = read_line(line_of(record))
     assert {"models", "decisions", "reservations", "stands", "extra", "who", "path"} <= set(found.cut)
     assert (record.id, record.trace_id, record.status, record.usage) == (found.id, found.trace_id, found.status, found.usage)
+    assert ("request", "failed", "upstream_error") == (found.kind, found.outcome, found.end)
+
+
+@pytest.mark.parametrize("end", get_args(End))
+@pytest.mark.parametrize("outcome", get_args(Outcome))
+def test_a_word_of_ours_is_never_cut(outcome: Outcome, end: End) -> None:
+    longest = max(REASONS, key=len)
+    record = msgspec.structs.replace(everything_too_long(), outcome=outcome, end=end, reason=longest)
+    found = read_line(line_of(record))
+    assert (outcome, end, longest) == (found.outcome, found.end, found.reason)
+
+
+def test_a_checkpoint_that_has_seen_as_many_as_it_may_is_not_cut() -> None:
+    seen = {f"{number:016x}": Head(10**15, "f" * 64, 10**15) for number in range(MAX_SEEN)}
+    record = Record(time=0, kind="checkpoint", checkpoint=Checkpoint(state="running", previous="0" * 64, seen=seen, key="f" * 16))
+    assert record == read_line(line_of(record))
 
 
 def test_a_list_within_itself_ends() -> None:

@@ -8,7 +8,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
-from llm_authmw import BudgetMiddleware, KeyAuthMiddleware, Price, RateLimitMiddleware, RBACMiddleware, Role, Stack, open_store
+from llm_authmw import (
+    AuditMiddleware,
+    BudgetMiddleware,
+    KeyAuthMiddleware,
+    Price,
+    RateLimitMiddleware,
+    RBACMiddleware,
+    Role,
+    Stack,
+    open_store,
+)
 from llm_authmw.testing import MockProvider
 
 store = open_store(os.environ["AUTHMW_STORE"])
@@ -19,6 +29,7 @@ prices = {  # dollars for a million tokens
     "claude-*": Price(input="3", output="15", max_output=64_000),
 }
 guard = Stack(
+    Middleware(AuditMiddleware, sink=store.audit),  # outermost, so that what the others deny is recorded too
     Middleware(KeyAuthMiddleware, keys=store.keys),
     Middleware(RBACMiddleware, roles={"member": member}, default_role="member", filter_models=True),
     Middleware(RateLimitMiddleware, ledger=store.ledger),  # a key says itself how much it may

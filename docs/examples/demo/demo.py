@@ -9,7 +9,6 @@ import os
 import secrets
 import shlex
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,9 +18,12 @@ from typing import Any, Final, NoReturn
 
 import httpx
 from clients import CLAUDE, GPT, QUESTION, Clients, Seen
+from command_line import Operator
+from records import PUBLIC_KEY, records
 from screen import Scene, Screen
 
 from llm_authmw.testing.servers import RunningServer, serve
+from llm_authmw.trail.checkpoints import SigningKey, make_signing_key
 
 APP = "app:app"
 HERE: Final = Path(__file__).parent
@@ -38,33 +40,6 @@ NO_CREDENTIAL: Final = "missing_credential"
 NOT_VALID: Final = "invalid_api_key"
 USAGE: Final = "2 tokens in, 5 out"  # the mock counts words
 STREAMED: Final = f"5 pieces, {USAGE}"
-
-
-class Operator:
-    """Somebody at the command line, on the machine of the proxy."""
-
-    def __init__(self, screen: Screen, environment: dict[str, str]) -> None:
-        self._screen: Final = screen
-        self._environment: Final = {**os.environ, **environment}
-
-    def run(self, line: str, *, show: bool = False) -> str:
-        """Run `llm-authmw` with these arguments, show the command, and return what it wrote."""
-        self._screen.command(f"llm-authmw {line}")
-        command = [sys.executable, "-m", "llm_authmw.cli", *shlex.split(line)]
-        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False, timeout=60)
-        if done.returncode != 0:
-            raise SystemExit(f"llm-authmw {line} exited with {done.returncode}:\n{done.stderr}")
-        if show:
-            self._screen.output(done.stdout)
-        return done.stdout
-
-    def mint(self, options: str) -> tuple[str, str]:
-        """Make a key; return its id and its text."""
-        made: dict[str, Any] = json.loads(self.run(f"keys create {options} --json"))
-        key: str = made["key"]
-        key_id: str = made["id"]
-        self._screen.output(f"{key[:24]}…{key[-4:]}, shown once and kept as an HMAC")
-        return key_id, key
 
 
 def good_calls(clients: Clients) -> Iterator[Scene]:
@@ -156,8 +131,9 @@ def show(screen: Screen, operator: Operator, server: RunningServer) -> tuple[str
     """Show everything; return the id and the text of a key that works."""
     screen.title(
         f"A guarded LLM proxy on [bold]{server.url}[/]",
-        "uvicorn ─▶ Stack(KeyAuthMiddleware, RBACMiddleware, RateLimitMiddleware, BudgetMiddleware) ─▶ a mock provider",
-        "Keys are in a SQLite file, hashed with a pepper. Each ✓ is an expectation that was met.",
+        "uvicorn ─▶ Stack(AuditMiddleware, KeyAuthMiddleware, RBACMiddleware,",
+        "                 RateLimitMiddleware, BudgetMiddleware) ─▶ a mock provider",
+        "Keys are in a SQLite file, hashed with a pepper; records in one beside it. Each ✓ is an expectation that was met.",
     )
     screen.section("Somebody gets a key")
     key_id, key = operator.mint("--name laptop --user ada --team blue")
@@ -172,27 +148,35 @@ def show(screen: Screen, operator: Operator, server: RunningServer) -> tuple[str
         for scene in other_models(clients):
             screen.scene(scene)
         answered = clients.answered
+        sent = clients.sent + 1  # the one with the typo
     screen.section("A key has limits: whoever is too quick is told how long to wait")
     _, quick_key = operator.mint(f"--name quick --user ada --team blue --limit '{RATE}'")
     with Clients(server.url, quick_key) as clients, Clients(server.url, quick_key, max_retries=5) as patient:
         for scene in rates(clients, patient):
             screen.scene(scene)
         answered += clients.answered + patient.answered
+        sent += clients.sent + patient.sent
     screen.section("A key has a budget: the most that a call may cost is reserved before it is made")
     _, poor_key = operator.mint(f"--name intern --user ada --team blue --budget '{MONEY}'")
     with Clients(server.url, poor_key, max_retries=5) as clients:
         for scene in budgets(clients):
             screen.scene(scene)
         answered += clients.answered
+        sent += clients.sent
     screen.section("A revoked key stops while the proxy runs")
     lost_id, lost_key = operator.mint("--name lost-laptop --user bob --team blue")
     with Clients(server.url, lost_key) as clients:
         for scene in revocation(clients, operator, lost_id):
             screen.scene(scene)
         answered += clients.answered
+        sent += clients.sent
     screen.section("The app behind knows who is calling, and saw none of the denied calls")
     screen.scene(caller(server.url, key, answered))
-    screen.section("What the operator sees")
+    screen.section("What happened: every request has its record, and none can be changed unnoticed")
+    # Besides those of the clients: the one above, and the one by which the server was found to be up, which was denied.
+    for scene in records(screen, operator, sent=sent + 2, answered=answered + 1):
+        screen.scene(scene)
+    screen.section("Which keys there are")
     operator.run("keys list", show=True)
     screen.summary()
     return key_id, key
@@ -211,6 +195,7 @@ def invite(screen: Screen, url: str, store: str, key_id: str, key: str) -> None:
     ask |= {"model": CLAUDE, "max_tokens": 100}
     screen.to_copy("Anthropic's API, and its header", f"curl -s {url}/v1/messages {claude} {as_json} -d '{json.dumps(ask)}'")
     screen.to_copy("without a key", f"curl -si {url}/v1/models")
+    screen.to_copy("what has happened", f"{program} audit tail")
     screen.to_copy("which keys there are", f"{program} keys list")
     screen.to_copy("end this key: the calls above stop within a second", f"{program} keys revoke {key_id}")
 
@@ -222,9 +207,11 @@ def main() -> int:
     screen = Screen()
     with tempfile.TemporaryDirectory(prefix="authmw-demo-") as directory:
         store = f"sqlite:///{directory}/authmw.db"
-        environment = {"AUTHMW_STORE": store, "AUTHMW_PEPPER": secrets.token_urlsafe(32)}
+        signing_key = make_signing_key()
+        environment = {"AUTHMW_STORE": store, "AUTHMW_PEPPER": secrets.token_urlsafe(32), "AUTHMW_AUDIT_KEY": signing_key.reveal()}
+        (Path(directory) / PUBLIC_KEY).write_text(SigningKey(signing_key).public_pem, encoding="ascii")
         with serve(APP, directory=HERE, env=environment) as server:
-            key_id, key = show(screen, Operator(screen, environment), server)
+            key_id, key = show(screen, Operator(screen, Path(directory), environment), server)
             invite(screen, server.url, store, key_id, key)
             if os.environ.get("ONCE", "0") in ("", "0"):
                 stay_up(screen, server)

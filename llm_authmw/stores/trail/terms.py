@@ -1,22 +1,29 @@
 """What an entry can be found by. A store keeps a row for each term, so that a search reads what it finds and nothing else."""
 
+import hashlib
 from typing import Final
 
 from llm_authmw.trail.entry import Entry
 from llm_authmw.trail.protocols import RecordQuery, StoredEntry
-from llm_authmw.trail.record import Record
+from llm_authmw.trail.record import Record, users_of
 
 MAX_TERM: Final = 200
-"""Characters of a name that are compared; longer ones are cut, on both sides."""
+"""Characters of a name that are kept; longer ones are cut, and end in a digest, so that two of one beginning stay two."""
+_TOLD_APART: Final = 16
+"""Hexadecimal digits of that digest."""
 
 _UNREAD: Final = Record(time=0, kind="request")
 
 
 def storable(text: str) -> str:
     """Return a name as every store can keep and compare it: cut, and without what is no text in UTF-8 or in PostgreSQL."""
-    if len(text) <= MAX_TERM and text.isprintable():
-        return text
-    return text[:MAX_TERM].encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+    if len(text) <= MAX_TERM:
+        if text.isprintable():
+            return text
+    else:
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_TOLD_APART]
+        text = f"{text[: MAX_TERM - _TOLD_APART - 1]}\N{HORIZONTAL ELLIPSIS}{digest}"
+    return text.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def terms_of(record: Record) -> list[str]:
@@ -46,9 +53,7 @@ def personal_terms_of(record: Record) -> list[str]:
     person = record.person
     if person is None:
         return []
-    terms: list[str] = []
-    if person.user is not None:
-        terms.append(user_term(person.user))
+    terms = list(map(user_term, users_of(person)))
     if person.end_user is not None:
         terms.append(end_user_term(person.end_user))
     return terms

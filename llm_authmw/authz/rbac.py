@@ -112,9 +112,13 @@ class RBACMiddleware(ReadsIdentity):
             shadow=shadow,
         )
         self._filters: Final = filter_models
-        self._by: Final = (
-            f"{dict(roles or {})!r}, grants={list(grants)!r}, default_role={default_role!r}, {route_groups=!r}, {model_groups=!r}"
-        )
+        self._by: Final = {
+            "roles": dict(roles or {}),
+            "grants": list(grants),
+            "default_role": default_role,
+            "route_groups": dict(route_groups or {}),
+            "model_groups": dict(model_groups or {}),
+        }
         self._said_that_nobody_authenticates = False
         unknown = self.rules.operations - {operation.name for operation in lens.operations} - {UNLISTED}
         if unknown:

@@ -113,7 +113,7 @@ def _follow_store(target: Target, query: RecordQuery, lines: int, show: Take) ->
             if not page:
                 await anyio.sleep(_EVERY)
 
-    target.run(work)
+    target.run(work, records=True)
 
 
 @audit.command(

@@ -91,7 +91,7 @@ def prune(target: Target, /, *, files: tuple[Path, ...], keep: str) -> None:
     if seconds < 86_400:
         raise InvalidValueError("--keep: at least 1d")
     before = int((target.now - seconds) * 1_000_000)
-    gone = sum(prune_file(path, before) for path in files) if files else target.run(lambda store: store.audit.prune(before))
+    gone = sum(prune_file(path, before) for path in files) if files else target.run(lambda store: store.audit.prune(before), records=True)
     if target.json:
         emit({"removed": gone})
     else:
@@ -118,7 +118,7 @@ def forget(target: Target, /, *, user: str, files: tuple[Path, ...], tenant: str
         parts = [forget_in_file(path, tenant, user, realm=realm) for path in files]
         done = Forgotten(sum(part.entries for part in parts), sum(part.remaining for part in parts))
     else:
-        done = Forgotten(target.run(lambda store: store.audit.forget(tenant, user, realm=realm)), 0)
+        done = Forgotten(target.run(lambda store: store.audit.forget(tenant, user, realm=realm), records=True), 0)
     if target.json:
         emit({"forgotten": done.entries, "remaining": done.remaining})
         return

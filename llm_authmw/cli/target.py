@@ -16,6 +16,7 @@ from llm_authmw.cli.output import note
 from llm_authmw.errors import ConfigurationError, InvalidValueError, MissingExtraError, NotFoundError
 from llm_authmw.names import name_problem
 from llm_authmw.stores import Store, open_store
+from llm_authmw.stores.sqlite.audit import beside
 from llm_authmw.stores.urls import without_password
 
 DEFAULT_STORE: Final = "sqlite:///authmw.db"
@@ -79,6 +80,7 @@ class Target:
         *,
         creates: bool = False,
         counts: bool = False,
+        records: bool = False,
         listing: str | None = None,
     ) -> ResultT:
         """Open the store, do the work, close it, and return what the work returned.
@@ -87,6 +89,7 @@ class Target:
             work: What to do.
             creates: Whether a store that does not exist is made.
             counts: Whether the work asks the ledger, which may be elsewhere.
+            records: Whether it asks for records only, which are in a file of their own beside the store's.
             listing: The verb that lists what was not found; left out, the one beside this verb.
 
         Raises:
@@ -97,7 +100,7 @@ class Target:
         if urlsplit(self.url).scheme == "memory":
             raise InvalidValueError(f"{self.url} would end with this command; name a file, such as {DEFAULT_STORE}")
         path = store_file(self.url)
-        exists = path is None or path.exists()
+        exists = path is None or path.exists() or (records and beside(path).exists())
         if not exists and not creates:
             raise NoStoreError(
                 f"there is no store at {path}; name another one with --store or {STORE_VARIABLE}, "

@@ -122,7 +122,7 @@ def each_stored(target: Target, query: RecordQuery, take: Callable[[bytes, int],
             if len(page) < _PAGE:
                 return
 
-    target.run(work)
+    target.run(work, records=True)
 
 
 def newest(target: Target, files: Sequence[Path], query: RecordQuery, count: int) -> tuple[list[tuple[bytes, Record]], int]:
@@ -131,7 +131,7 @@ def newest(target: Target, files: Sequence[Path], query: RecordQuery, count: int
         kept: deque[tuple[bytes, Record]] = deque(maxlen=count)
         unread = _each_of_files(files, query, lambda line, record: kept.append((line, record)))
         return list(kept), unread
-    entries = target.run(lambda store: store.audit.search(msgspec.structs.replace(query, newest_first=True, limit=count)))
+    entries = target.run(lambda store: store.audit.search(msgspec.structs.replace(query, newest_first=True, limit=count)), records=True)
     found = [(entry.line, _record(entry.line)) for entry in reversed(entries)]
     readable = [(line, record) for line, record in found if record is not None]
     return readable, len(found) - len(readable)

@@ -71,7 +71,7 @@ def usage(target: Target, /, *, by: tuple[str, ...], since: str | None, until: s
         rows = await store.usage.by(*by, since=first, until=last, limit=limit, **filters)
         return rows, await store.usage.by(since=first, until=last, **filters)
 
-    rows, whole = target.run(work)
+    rows, whole = target.run(work, records=True)
     total = whole[0] if whole else UsageRow()
     if target.json or form == "json":
         emit({"since": first, "until": last, "usage": [_object(row) for row in rows], "total": _object(total)})

@@ -373,3 +373,20 @@ def test_reasons_are_completed(run: Run) -> None:
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
+
+
+def test_records_are_read_where_their_program_has_kept_nothing_else_in_the_store(run: Run, tmp_path: Path) -> None:
+    async def write() -> None:
+        # Not opened: so a program does whose callers come with tokens, and that counts nothing.
+        store = open_store(f"sqlite:///{tmp_path}/only.db")
+        await store.audit.accept(fake_record(id="0123456789abcdef"))
+        await store.aclose()
+
+    anyio.run(write)
+    assert not (tmp_path / "only.db").exists()
+    place = ("--store", f"sqlite:///{tmp_path}/only.db")
+    assert "as they were written" in run("audit", "verify", *place).output
+    assert "0123456789abcdef" in run("audit", "search", *place, "--json").output
+    run("usage", *place)
+    assert not (tmp_path / "only.db").exists()
+    run("keys", "list", *place, exit_code=1)

@@ -88,6 +88,6 @@ colour=$$(test -t 1 && echo yes || echo no); \
 $(BIN)/coverage erase; \
 { $(BIN)/coverage run -m pytest --numprocesses=$(JOBS) --dist=worksteal --color=$$colour; echo $$? >$(VENV)/pytest.status; } 2>&1 | tee $$log; \
 echo "== coverage" && $(BIN)/coverage combine --quiet && $(BIN)/coverage report; covered=$$?; \
-echo "== pytest, once more"; sed -n '/short test summary info/,$$p' $$log | grep . || tail -n 1 $$log; \
+echo "== pytest, once more"; sed -n '/short test summary info/,$$p' $$log | grep . || grep -E '(passed|failed|error).* in [0-9]' $$log | tail -n 1; \
 test $$covered -eq 0 && exit $$(cat $(VENV)/pytest.status)
 endef

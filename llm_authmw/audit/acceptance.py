@@ -31,23 +31,30 @@ class Acceptance:
         self._background: Final = Background()
 
     async def accept(self, record: Deferred) -> bool:
-        """Give a record to all of the sinks at once; return whether one of them has accepted it in time."""
-        at_once = self.at_once(record)
-        return await self._first(self.durable, record, keep=False) if at_once is None else at_once
+        """Give a record to all of the sinks; return whether one of them has accepted it in time."""
+        return await self._give(self.durable, record, keep=False)
 
     async def file(self, sinks: Sequence[AuditSink], record: Deferred) -> None:
         """Give a record to some of the sinks, and wait for the first to have it. One that does not accept it now writes it later."""
-        if sinks and (sinks[0] is not self._alone or self.at_once(record) is None):
-            await self._first(sinks, record, keep=True)
+        await self._give(sinks, record, keep=True)
 
     def at_once(self, record: Deferred) -> bool | None:
         """Say whether a record is accepted, where there is one sink only and it need not be waited for; None where it has to be."""
         # What nearly always happens, without a timer, a task or anything else that is waited for.
-        try:
-            return True if self._alone is not None and self._alone.accept_now(record) else None
-        except Exception as error:  # noqa: BLE001 - as below
-            _tell(self.durable[0], error)
-            return False
+        return None if self._alone is None else _accepted_now(self._alone, record)
+
+    async def _give(self, sinks: Sequence[AuditSink], record: Deferred, *, keep: bool) -> bool:
+        slow: list[AuditSink] = []
+        for place, sink in enumerate(sinks):
+            accepted = _accepted_now(sink, record)
+            if accepted:
+                # One is enough. Nobody waits for a store, say, where a file has it: that writes it in its next batch.
+                for other in (*slow, *sinks[place + 1 :]):
+                    other.put(record)
+                return True
+            if accepted is None:
+                slow.append(sink)
+        return bool(slow) and await self._first(slow, record, keep=keep)
 
     async def _first(self, sinks: Sequence[AuditSink], record: Deferred, *, keep: bool) -> bool:
         if self._deadline is None and len(sinks) == 1:
@@ -92,6 +99,15 @@ class _Runner:
 
     async def __call__(self) -> None:
         await self._race.run(self._sink)
+
+
+def _accepted_now(sink: AuditSink, record: Deferred) -> bool | None:
+    """Say whether a sink accepts a record; None where that has to be waited for. What one did not take that failed, it writes later."""
+    try:
+        return sink.accept_now(record) or None
+    except Exception as error:  # noqa: BLE001 - as below
+        _tell(sink, error)
+        return False
 
 
 async def _accepted(sink: AuditSink, record: Deferred, *, keep: bool) -> bool:

@@ -1,6 +1,7 @@
 """Mode "required": the app runs once a durable sink knows that it will, and not otherwise."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -11,16 +12,19 @@ from llm_authmw import (
     AuditGate,
     AuditMiddleware,
     BudgetMiddleware,
+    FileSink,
     KeyAuthMiddleware,
     Policy,
     PolicyRouter,
     Price,
     RateLimitMiddleware,
+    Record,
     RequestContext,
     Stack,
     StaticKeys,
 )
 from llm_authmw.asgi import ASGIApp
+from llm_authmw.errors import SinkError
 from llm_authmw.testing import request, websocket
 from llm_authmw.testing.books import Books
 from llm_authmw.testing.records import KeptRecords
@@ -38,6 +42,18 @@ def refusing() -> KeptRecords:
     sink = KeptRecords(durable=True, name="refusing")
     sink.refuses = True
     return sink
+
+
+class FailingFile(KeptRecords):
+    """As a sink does whose place fails at once: it keeps what it did not write, and writes it by itself when it can."""
+
+    def __init__(self, *, durable: bool) -> None:
+        super().__init__(durable=durable)
+        self.in_hand: list[Record] = []
+
+    def accept_now(self, record: Any) -> bool:
+        self.in_hand.append(record.record())
+        raise SinkError("the disk is full")
 
 
 def stack(sink: Any, *layers: Middleware, **options: Any) -> Stack:
@@ -138,6 +154,29 @@ async def test_one_sink_that_accepts_is_enough_and_every_other_one_is_told() -> 
     assert 200 == answer.status
     assert ["intent", "request"] == [record.kind for record in up.accepted]
     assert ["intent", "request"] == [record.kind for record in passing.records if record.kind != "policy"]
+
+
+async def test_nobody_waits_for_a_store_where_a_file_accepts_at_once(tmp_path: Path) -> None:
+    store, file = KeptRecords(durable=True), FileSink(tmp_path / "audit.jsonl", fsync=False)
+    store.hangs = True
+    await file.start()
+    with anyio.fail_after(5):
+        answer = await request(stack([store, file])(Witness()), "GET /v1/models", headers=GOOD)
+    await file.aclose()
+    assert 200 == answer.status
+    assert ["intent", "request"] == [record.kind for record in store.records if record.kind != "policy"]
+    assert 2 == (tmp_path / "audit.jsonl").read_text().count(f'"id":"{store.request.id}"')
+    assert [] == store.accepted
+
+
+async def test_a_store_is_waited_for_where_the_file_beside_it_fails_and_neither_has_a_record_twice() -> None:
+    store, file = KeptRecords(durable=True), FailingFile(durable=True)
+    with anyio.fail_after(5):
+        answer = await request(stack([file, store])(Witness()), "GET /v1/models", headers=GOOD)
+    assert 200 == answer.status
+    assert ["intent", "request"] == [record.kind for record in store.accepted]
+    assert ["intent", "request"] == [record.kind for record in file.in_hand]
+    assert ["policy"] == [record.kind for record in file.records]
 
 
 async def test_a_sink_that_does_not_accept_the_outcome_writes_it_later() -> None:

@@ -40,7 +40,8 @@ class Rsyslog:
         """
         deadline = time.monotonic() + LIMIT
         while True:
-            lines = self._file.read_bytes().splitlines() if self._file.exists() else []
+            # It writes a long burst in pieces: what stands behind the last end of line is not a message yet.
+            *lines, _ = self._file.read_bytes().split(b"\n") if self._file.exists() else [b""]
             if len(lines) >= count:
                 return [json.loads(line) for line in lines]
             assert time.monotonic() < deadline, f"{len(lines)} of {count} messages came; {self._complaints.read_text(errors='replace')}"

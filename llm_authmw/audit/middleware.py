@@ -132,17 +132,21 @@ class AuditMiddleware(Recording):
             await self.app(scope, receive, send)
             return
         context = RequestContext.of(scope, self.trusted_proxies)
-        outer = Observation.of(context)
-        if outer is not None:
+        outer: Observation | None = context.audit
+        if outer is not None and not outer.closed:
             outer.join(self._part)
             await self.app(scope, receive, send)
             return
+        method = "GET" if kind == "websocket" else scope["method"]
+        path, raw_path, root_path = scope["path"], scope.get("raw_path") or b"", scope.get("root_path") or ""
+        if len(method) + len(path) + len(raw_path) + len(root_path) > MAX_KEPT:
+            method, path, raw_path, root_path = method[:MAX_KEPT], path[:MAX_KEPT], raw_path[:MAX_KEPT], root_path[:MAX_KEPT]
         notes = Notes(
             kind,
-            "GET" if kind == "websocket" else scope["method"][:MAX_KEPT],
-            scope["path"][:MAX_KEPT],
-            (scope.get("raw_path") or b"")[:MAX_KEPT],
-            (scope.get("root_path") or "")[:MAX_KEPT],
+            method,
+            path,
+            raw_path,
+            root_path,
             scope.get("client"),
             self._lens,
             self._monotonic(),

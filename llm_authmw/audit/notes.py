@@ -25,7 +25,7 @@ _EMPTY: Final = 4_096
 _FORWARDED: Final = frozenset({b"forwarded", b"x-forwarded-for"})
 
 
-class Known(msgspec.Struct, frozen=True, eq=False):
+class Known(msgspec.Struct, frozen=True, eq=False, gc=False):
     """What the layers know of a request at one moment. It is taken out of the context, which may change, and holds more than is needed.
 
     Attributes:
@@ -68,7 +68,10 @@ class Known(msgspec.Struct, frozen=True, eq=False):
             headers: The headers that came with it.
             client: The connection's other end.
         """
-        traced = [value[: MAX_LENGTH + 1] for name, value in headers if name == HEADER]
+        traced: list[bytes] | tuple[()] = ()
+        for name, value in headers:
+            if name == HEADER:
+                traced = [*traced, value[: MAX_LENGTH + 1]]
         address, proxies = context.address, context.proxies
         forwarded: list[tuple[bytes, bytes]] | tuple[()] = ()
         if address is None and proxies is not None:
@@ -96,7 +99,7 @@ class Known(msgspec.Struct, frozen=True, eq=False):
         )
 
 
-class Notes(msgspec.Struct, eq=False):
+class Notes(msgspec.Struct, eq=False, gc=False):
     """Notes of one request. Once they are closed nothing in them changes any more.
 
     Attributes:

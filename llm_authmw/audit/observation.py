@@ -90,8 +90,7 @@ class Observation(msgspec.Struct, eq=False):
         last = False
         if kind == "http.response.body":
             if not self._flowing and message.get("body"):
-                self._flowing = True
-                self.notes.first_byte = self.monotonic()
+                self._flow()
             last = not message.get("more_body") and not self._trailers
         elif kind == "http.response.start":
             notes = self.notes

@@ -1,5 +1,7 @@
 """What an LLM request asks for, what it used and what that cost: the objects that every layer reads it from."""
 
+from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -103,14 +105,20 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     complete: bool = False
 
     def __post_init__(self) -> None:
-        for name in COUNTS:
-            _check_count(name, getattr(self, name))
+        counts = _counts_of(self)
+        # Several are made for each request, and nearly always all of it is right.
+        if not (_WHOLE_NUMBERS.issuperset(map(type, counts)) and min(counts) >= 0 and max(counts) <= MAX_COUNT):
+            for name, count in zip(COUNTS, counts, strict=True):
+                _check_count(name, count)
         if self.total is not None:
             _check_count("total", self.total)
 
 
 COUNTS: Final = tuple(name for name in Usage.__struct_fields__ if name not in {"total", "model", "complete"})
 """The names of all that `Usage` counts."""
+
+_counts_of: Final[Callable[[Usage], tuple[int, ...]]] = attrgetter(*COUNTS)
+_WHOLE_NUMBERS: Final = frozenset({int})
 
 
 class Charge(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from llm_authmw.errors import ConfigurationError, Denial
 from llm_authmw.header_names import ORDINARY
 from llm_authmw.llm.body_fields import ROUTING
 from llm_authmw.llm.encodings import CODINGS, decoded
+from llm_authmw.llm.extent import Extent, extent_of
 from llm_authmw.llm.managed_ids import models_in_path
 from llm_authmw.llm.operation import Found, Operation
 from llm_authmw.llm.operations import Operations
@@ -30,6 +31,8 @@ _DIGITS: Final = 18
 """Digits of a length that is still taken for a number."""
 _AT_ONCE: Final = 512 * 1024
 """Bytes of a body that are read within a few milliseconds, so that it need not be done in a thread."""
+_COUNTED_AT_ONCE: Final = 256 * 1024
+"""Likewise, where every value in it is looked at."""
 _MOST_MESSAGES: Final = 1024
 """Messages of a body that are kept as they came: one of a single byte takes the room of hundreds."""
 _OF_NO_BODY: Final = ORDINARY - {b"content-type", b"content-encoding", b"content-length"}
@@ -48,7 +51,7 @@ class Replay:
         body: The body as it was read: all of it, and decoded where it came in a coding; empty where nothing in it was read.
     """
 
-    __slots__ = ("_messages", "_next", "_receive", "body", "call", "found", "lens")
+    __slots__ = ("_extent", "_messages", "_next", "_receive", "body", "call", "found", "lens")
 
     def __init__(
         self, receive: Receive, messages: Sequence[Any], lens: "RequestLens", found: Found | None, call: LLMCall, body: bytes = b""
@@ -56,10 +59,34 @@ class Replay:
         self._receive: Final = receive
         self._messages: Final = messages
         self._next = 0
+        self._extent: Extent | None = None
         self.lens: Final = lens
         self.found: Final = found
         self.call: Final = call
         self.body: Final = body
+
+    def by_way_of(self, receive: Receive) -> "Replay":
+        """Return what gives the same through another `receive`, which hands on what this one gives: a layer further in need not read anew.
+
+        Args:
+            receive: Calls this one, and changes nothing of what it returns.
+        """
+        passing = Replay(receive, (), self.lens, self.found, self.call, self.body)
+        passing._extent = self._extent
+        return passing
+
+    async def extent(self) -> Extent:
+        """Return how much the request can use at most: found out once, for all the layers that count it.
+
+        Raises:
+            Denial: as `extent_of`.
+        """
+        extent = self._extent
+        if extent is None:
+            at_once = len(self.body) <= _COUNTED_AT_ONCE
+            extent = extent_of(self.call, self.body) if at_once else await anyio.to_thread.run_sync(extent_of, self.call, self.body)
+            self._extent = extent
+        return extent
 
     async def __call__(self) -> Any:
         """Receive the next message."""

@@ -19,6 +19,8 @@ Measure: TypeAlias = Literal["requests", "tokens", "input tokens", "output token
 
 KINDS: Final[tuple[str, ...]] = get_args(Kind)
 MEASURES: Final[tuple[str, ...]] = get_args(Measure)
+SETTLED: Final = tuple(measure for measure in MEASURES if measure != "concurrent")
+"""Those of which an answer can tell the truth."""
 
 SECOND: Final = 1_000_000
 MAX_MOMENT: Final = 2**53

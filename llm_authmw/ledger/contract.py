@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import msgspec
 
 from llm_authmw.errors import InvalidValueError, StoreError
-from llm_authmw.ledger.buckets import MEASURES, SECOND, Bucket, Claim, Measure, check_amount
+from llm_authmw.ledger.buckets import SECOND, SETTLED, Bucket, Claim, Measure, check_amount
 
 MAX_CLAIMS: Final = 64
 """Claims of one reservation: what a request costs the store is bounded."""
@@ -195,6 +195,6 @@ def check_actual(actual: Mapping[Measure, int]) -> None:
         InvalidValueError: a measure is none that is settled, or an amount is out of range.
     """
     for measure, amount in actual.items():
-        if measure == "concurrent" or measure not in MEASURES:
-            raise InvalidValueError(f"{measure!r} is not settled: expected one of {', '.join(m for m in MEASURES if m != 'concurrent')}")
+        if measure not in SETTLED:
+            raise InvalidValueError(f"{measure!r} is not settled: expected one of {', '.join(SETTLED)}")
         check_amount(amount)

@@ -181,7 +181,7 @@ class Admission:
         elif found is None or comes_later(operation, body):
             raise Denial("operation_unmetered", rule=operation)
         else:
-            self.extent = extent_of(call, body) if len(body) <= _AT_ONCE else await anyio.to_thread.run_sync(extent_of, call, body)
+            self.extent = await self.receive.extent() if isinstance(self.receive, Replay) else extent_of(call, body)
             self.estimate = basis.pricing.estimate(call, self.extent)
         principal = self._context.principal
         accounts = basis.ledger.accounts.recall(principal)

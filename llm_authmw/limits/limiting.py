@@ -20,8 +20,9 @@ from llm_authmw.limits.exchange import Exchange
 from llm_authmw.limits.holders import make_room
 from llm_authmw.limits.plan import Asked, Counted, Holder, Plan
 from llm_authmw.limits.rate_headers import Headers, LimitHeaders, Style
-from llm_authmw.limits.tokens import TOKENS, Estimate, estimated
+from llm_authmw.limits.tokens import TOKENS, Estimate, estimated, runs_model
 from llm_authmw.limits.waiting import asked_for
+from llm_authmw.llm.extent import extent_of
 from llm_authmw.llm.operation import Found
 from llm_authmw.overrides import remove_overrides
 from llm_authmw.patterns import canonical_route
@@ -197,7 +198,7 @@ class Limiting:
     async def _read(self, route: tuple[str, str], *, tokens: bool) -> LLMCall | None:
         """Return what the request asks for, and estimate its tokens where these are limited; None where the client has left."""
         basis, context, scope = self._basis, self._context, self._scope
-        body = b""
+        replay: Replay | None = None
         if scope["type"] == "websocket":
             basis.lens.handshake(scope, context, self.found)
         else:
@@ -206,12 +207,11 @@ class Limiting:
                 self.gone = True
                 return None
             self.receive = receive
-            body = receive.body if isinstance(receive, Replay) else b""
+            replay = receive if isinstance(receive, Replay) else None
         call = context.call
-        if tokens and call is not None:
-            self._estimate = estimated(
-                scope, *route, self.found, call, body, default_output=basis.default_output, context_window=basis.context_window
-            )
+        if tokens and call is not None and runs_model(scope, *route, self.found, call, b"" if replay is None else replay.body):
+            extent = extent_of(call, b"") if replay is None else await replay.extent()
+            self._estimate = estimated(extent, call, default_output=basis.default_output, context_window=basis.context_window)
         return call
 
     def _terms_of(self, counted: tuple[Counted, ...]) -> Terms:

@@ -5,6 +5,7 @@ from typing import Any, Final
 import anyio
 
 from llm_authmw.asgi import ASGIApp, Message, Receive, Scope, Send
+from llm_authmw.lens import Replay
 from llm_authmw.limits.codings import READABLE, with_codings
 from llm_authmw.limits.exchange import Exchange, raw_frame
 
@@ -31,7 +32,7 @@ async def run(exchange: Exchange, app: ASGIApp, scope: Scope, receive: Receive, 
     if scope["type"] == "http":
         scope = with_codings(scope, READABLE)
     try:
-        await app(scope, watch.receive, watch.send)
+        await app(scope, receive.by_way_of(watch.receive) if isinstance(receive, Replay) else watch.receive, watch.send)
     except GeneratorExit:
         # The loop is gone, and nothing can be awaited any more: the lease ends by itself, at the estimate.
         raise

@@ -13,7 +13,7 @@ from llm_authmw.limits.counted import Counted
 from llm_authmw.limits.exchange import Exchange
 from llm_authmw.limits.metered import comes_later, kind_of
 from llm_authmw.limits.outcome import final
-from llm_authmw.llm.extent import Extent, extent_of, most
+from llm_authmw.llm.extent import Extent, most
 from llm_authmw.llm.operation import Found
 from llm_authmw.quota import Limit
 
@@ -69,10 +69,8 @@ class Estimate(msgspec.Struct, frozen=True, gc=False):
         return settled_at
 
 
-def estimated(
-    scope: Scope, method: str, path: str, found: Found | None, call: LLMCall, body: bytes, *, default_output: int, context_window: int
-) -> Estimate | None:
-    """Return the tokens of a request, or None where it runs no model.
+def runs_model(scope: Scope, method: str, path: str, found: Found | None, call: LLMCall, body: bytes) -> bool:
+    """Say whether a request runs a model, so that its tokens are counted.
 
     Args:
         scope: The connection.
@@ -81,21 +79,34 @@ def estimated(
         found: Its operation.
         call: What it asks for.
         body: Its body, as it was read.
-        default_output: Tokens of each answer, where it names no ceiling.
-        context_window: Tokens of input that is not in the body.
 
     Raises:
-        Denial: what it uses cannot be seen here (`operation_unmetered`), or it cannot be read.
+        Denial: what it uses cannot be seen here (`operation_unmetered`).
     """
     kind = kind_of(scope, method, path, found)
     if kind == "free" or (kind == "unknown" and not call.models):
-        return None
+        return False
     if kind != "metered" or comes_later(call.operation, body):
         raise Denial("operation_unmetered", rule=call.operation)
-    extent = extent_of(call, body)
+    return True
+
+
+def estimated(extent: Extent, call: LLMCall, *, default_output: int, context_window: int) -> Estimate:
+    """Return the tokens of a request that runs a model.
+
+    Args:
+        extent: How much it can use.
+        call: What it asks for.
+        default_output: Tokens of each answer, where it names no ceiling.
+        context_window: Tokens of input that is not in the body.
+    """
     ceiling = call.max_output_tokens
     bound = most(extent, call, ceiling=default_output if ceiling is None else ceiling, context_window=context_window)
-    return Estimate(bound, _firm(extent, call, 1 if ceiling is None else ceiling), ceiling is not None)
+    if ceiling is not None and not extent.elsewhere:
+        # Nothing is assumed.
+        return Estimate(bound, bound, capped=True)
+    firm = most(msgspec.structs.replace(extent, elsewhere=False), call, ceiling=1 if ceiling is None else ceiling)
+    return Estimate(bound, firm, capped=ceiling is not None)
 
 
 def tokens_of(usage: Usage, measure: Measure) -> int:
@@ -103,7 +114,3 @@ def tokens_of(usage: Usage, measure: Measure) -> int:
     if measure == "input tokens":
         return usage.input
     return usage.output if measure == "output tokens" else min(usage.input + usage.output, MAX_COUNT)
-
-
-def _firm(extent: Extent, call: LLMCall, ceiling: int) -> Usage:
-    return most(msgspec.structs.replace(extent, elsewhere=False), call, ceiling=ceiling)

@@ -2,9 +2,10 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from fractions import Fraction
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
@@ -26,6 +27,7 @@ _OUTPUT: Final = ("output", "reasoning", "audio_output", "image_output")
 _WRITTEN: Final = frozenset({"cache_write", "cache_write_1h"})
 _INSTEAD: Final = frozenset({"images", "seconds", "characters"})
 _UNITS: Final = ("requests", "searches", "images", "seconds", "characters")
+_units_of: Final[Callable[[Usage], tuple[int, ...]]] = attrgetter(*_UNITS)
 
 _SAME_AS: Final = {
     "cached_input": "input",
@@ -211,7 +213,7 @@ class Price:
 
     def _amount(self, usage: Usage, tokens: dict[str, int]) -> int | None:
         total = 0
-        for kind, count in (*tokens.items(), *((unit, getattr(usage, unit)) for unit in _UNITS)):
+        for kind, count in (*tokens.items(), *zip(_UNITS, _units_of(usage), strict=True)):
             if count:
                 numerator = self._numerators.get(kind)
                 if numerator is not None:

@@ -47,19 +47,31 @@ async def test_counters_whose_time_is_over_are_dropped() -> None:
     assert [1, 0] == [balance.used for balance in await ledger.balance([buckets("0")[2], buckets("99")[2]])]
 
 
-async def test_a_rate_that_is_used_again_is_dropped_when_it_is_full_and_no_earlier() -> None:
+async def test_a_rate_that_is_used_again_is_dropped_a_second_after_it_is_full_and_no_earlier() -> None:
     clock = ManualClock()
     ledger = MemoryLedger(clock=clock)
     _, rolling, _, _ = buckets("b")
     await ledger.reserve("r", [Claim(rolling, 2)], ttl=MINUTE)
     clock.advance(1.5)
     await ledger.reserve("s", [Claim(rolling, 2)], ttl=MINUTE)
-    clock.advance(2.5)
+    clock.advance(3.499999)
     await ledger.balance([])
     assert 1 == len(ledger._counters)
     clock.advance(0.000001)
     await ledger.balance([])
     assert 0 == len(ledger._counters)
+
+
+async def test_a_rate_that_is_used_all_the_time_keeps_its_counter_although_it_is_full_in_between() -> None:
+    clock = ManualClock()
+    ledger = MemoryLedger(clock=clock)
+    quick = Bucket(tenant="t", name="quick", kind="rolling", measure="requests", limit=60_000, burst=6, period=MINUTE)
+    await ledger.reserve("first", [Claim(quick, 1)], ttl=MINUTE)
+    (counter,) = ledger._counters.values()
+    for number in range(100):
+        clock.advance(0.5)
+        await ledger.reserve(str(number), [Claim(quick, 1)], ttl=MINUTE)
+        assert counter is next(iter(ledger._counters.values()))
 
 
 async def test_no_more_than_the_newest_settled_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:

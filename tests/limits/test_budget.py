@@ -666,7 +666,7 @@ async def test_whatever_fails_while_it_is_decided_is_a_refusal(monkeypatch: pyte
     def fail(*_: Any) -> Any:
         raise KeyError("a secret")
 
-    monkeypatch.setattr("llm_authmw.limits.admission.extent_of", fail)
+    monkeypatch.setattr("llm_authmw.lens.extent_of", fail)
     app = Recorder()
     assert (503, "ledger_unavailable") == refused(await Site(app).ask())
     assert [] == app.scopes

@@ -28,6 +28,8 @@ MAX_SETTLED: Final = 20_000
 """Settled reservations that are remembered, about 1.5 kB each. A process that has its own ledger repeats a call at once or never."""
 _SLACK: Final = 1024
 """Ends that are out of date and are let be, so that few reservations do not have the heap made anew all the time."""
+_LINGER: Final = SECOND
+"""How long a rolling counter is kept that is full again, in microseconds: one that is asked for all the time is not made anew each time."""
 _DROPPED_AT_ONCE: Final = 128
 """Counters that one call drops at most, more than it makes: many windows end in the same moment."""
 
@@ -172,7 +174,7 @@ class MemoryLedger:
             return  # the clock was set back by more than a window, and another one was made in it
         kind = key[2]
         if kind == "rolling":
-            self._drop_at(counter.full_at[0] + 1, key)
+            self._drop_at(counter.full_at[0] + _LINGER, key)
         elif kind == "window":
             # A whole window later, so that a clock that is set back a little finds it again.
             self._drop_at(2 * key[4] - key[3], key)
@@ -215,12 +217,12 @@ class MemoryLedger:
             if not self._drops or self._drops[0][0] > now:
                 break
             key = self._drops[0][1]
-            full_at = self._counters[key].full_at[0]
-            if full_at < now:
+            drop_at = self._counters[key].full_at[0] + _LINGER
+            if drop_at <= now:
                 self._drop(key)
                 heapq.heappop(self._drops)
             else:
-                heapq.heapreplace(self._drops, (full_at + 1, key))
+                heapq.heapreplace(self._drops, (drop_at, key))
         forgotten = now - REMEMBERED
         oldest = MAX_MOMENT
         while self._settled and (oldest := next(iter(self._settled.values())).at) <= forgotten:

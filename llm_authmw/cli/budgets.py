@@ -35,7 +35,7 @@ replace_option: Final = click.option("--replace", is_flag=True, help="In place o
 @click.group(epilog=OWN)
 @store_option
 def budgets() -> None:
-    """See what budgets stand at, raise them for a time, and reset them.
+    """See what budgets stand at, raise and reset them.
 
     KIND is key, user, team or org, and NAME a key's id or an account's name.
     """
@@ -56,7 +56,10 @@ Amounts are exact, to the billionth of a dollar.
 @counting_options
 @reading
 def show(target: Target, /, *, kind: HolderKind, name: str, tenant: str | None, realm: str | None) -> None:
-    """Show what is used and left of budgets: of a key and the accounts that it belongs to, or of an account."""
+    """Show what is used and left of budgets.
+
+    Of a key's, and of those of the accounts that it belongs to; or of an account's.
+    """
     record, found = looked_up(target, Named(kind, name, tenant, realm), Budget)
     if target.json:
         emit({"budgets": [_object(standing) for standing in found], "ledger": target.money_place})
@@ -104,7 +107,10 @@ def raise_(
     which: Which | None,
     replace: bool,
 ) -> None:
-    """Give a budget more money for a time: of a key, a user, a team or an organisation."""
+    """Give a budget more money for a time.
+
+    It is the budget of a key, a user, a team or an organisation.
+    """
     who = Named(kind, name, tenant, realm)
     end = rfc3339(int(parse_moment(until, now=target.now))) if is_relative(until) else until
 
@@ -144,7 +150,10 @@ def reset(
     which: Which | None,
     replace: bool,
 ) -> None:
-    """Let what was used of a budget not count until its window ends: of a key, a user, a team or an organisation."""
+    """Let what was used of a budget not count until its window ends.
+
+    It is the budget of a key, a user, a team or an organisation.
+    """
     who = Named(kind, name, tenant, realm)
 
     async def work(store: Store) -> tuple[KeyRecord | AccountRecord, bool]:

@@ -58,7 +58,10 @@ def explain(
     tenant: str | None,
     **options: Any,
 ) -> None:
-    """Say why a request is allowed or denied, what would have been needed, and which limits and budgets it falls under."""
+    """Say why a request is allowed or denied.
+
+    It also says what would have been needed, and which limits and budgets the request falls under.
+    """
     caller = caller_of(target, key_id, tenant, options)
     found = explain_request(
         load(guard, factory=factory),

@@ -107,7 +107,7 @@ def list_(target: Target, /, *, unused_for: str | None, state: str | None, after
     if unused_for is not None:
         tenant = filters.pop("tenant")
         if state is not None or any(value is not None for value in filters.values()):
-            raise click.UsageError("--unused-for goes with --tenant, --after and --size only")
+            raise click.UsageError("--unused-for goes with --tenant, --after and --limit only")
         since = target.now - parse_duration(unused_for)
         page = target.run(lambda store: store.keys.unused(since=since, tenant=tenant, after=after, size=size))
     else:

@@ -39,7 +39,7 @@ class _Checked(NamedTuple):
 @click.group()
 @store_option
 def ledger() -> None:
-    """See whether what counts money and rates can be relied upon, and go on after a loss."""
+    """Check what counts money and rates, and go on after a loss."""
 
 
 @ledger.command(
@@ -56,7 +56,10 @@ Ends with 0 where both answer, and with 1 where one does not, or is not to be re
 @counting_options
 @reading
 def check(target: Target, /) -> None:
-    """Say where money and rates are counted, whether that answers, and what is wrong with it."""
+    """Say where money and rates are counted, and if that answers.
+
+    Also what is wrong with it.
+    """
 
     async def work(store: Store) -> list[_Checked]:
         return [
@@ -88,7 +91,10 @@ Counters that may be lost, and ledgers in files and databases, need nothing of t
 @actor_option
 @reading
 def acknowledge(target: Target, /) -> None:
-    """Let a ledger in Redis that is new, or has lost something, count again from what it holds."""
+    """Let a ledger in Redis count again from what it holds.
+
+    It waits for that where it is new, or has lost something.
+    """
     if target.ledger is None:
         raise InvalidValueError("no ledger in Redis is named, with --ledger or AUTHMW_LEDGER: no other one waits for that")
     redis = _redis(target.ledger)

@@ -43,7 +43,10 @@ app uses: others know nothing of what it lets through.
 @counting_options
 @reading
 def show(target: Target, /, *, kind: HolderKind, name: str, tenant: str | None, realm: str | None) -> None:
-    """Show what is used and left of rate limits: of a key and the accounts that it belongs to, or of an account."""
+    """Show what is used and left of rate limits.
+
+    Of a key's, and of those of the accounts that it belongs to; or of an account's.
+    """
     record, found = looked_up(target, Named(kind, name, tenant, realm), Limit)
     if target.json:
         emit({"limits": [_object(standing) for standing in found], "counters": target.rates_place})

@@ -59,10 +59,17 @@ store_option: Final = click.option(
     metavar="URL",
     expose_value=False,
     callback=_remember,
-    help=f"Where the keys are. Left out: the environment's {STORE_VARIABLE}, else {DEFAULT_STORE}.",
+    help=f"The app's store: keys, counts, records. Left out: the environment's {STORE_VARIABLE}, else {DEFAULT_STORE}.",
 )
 json_option: Final = click.option(
     "--json", is_flag=True, expose_value=False, callback=_remember, help="Answer, and fail, with one JSON object."
+)
+json_lines_option: Final = click.option(
+    "--json",
+    is_flag=True,
+    expose_value=False,
+    callback=_remember,
+    help="Answer with one JSON object a record, each on a line as it was written. Fail with one.",
 )
 actor_option: Final = click.option(
     "--actor", metavar="NAME", expose_value=False, callback=_remember, help="Who does this, for the history. Left out: cli:<your login>."
@@ -93,13 +100,21 @@ quiet_option: Final = click.option(
 
 def reading(verb: Callable[Concatenate[Target, ParamsT], None]) -> Callable[ParamsT, None]:
     """Add the options of every verb, and hand it its `Target`."""
+    return store_option(json_option(_given_target(verb)))
 
+
+def reading_records(verb: Callable[Concatenate[Target, ParamsT], None]) -> Callable[ParamsT, None]:
+    """Do as `reading` does, for a verb whose answer is records, as many as there are."""
+    return store_option(json_lines_option(_given_target(verb)))
+
+
+def _given_target(verb: Callable[Concatenate[Target, ParamsT], None]) -> Callable[ParamsT, None]:
     @click.pass_context
     @functools.wraps(verb)
     def run(context: click.Context, /, *args: ParamsT.args, **kwargs: ParamsT.kwargs) -> None:
         verb(Target(context), *args, **kwargs)
 
-    return store_option(json_option(run))
+    return run
 
 
 def writing(verb: Callable[Concatenate[Target, ParamsT], None]) -> Callable[ParamsT, None]:
@@ -136,9 +151,18 @@ metadata_option: Final = click.option(
 idempotency_option: Final = click.option(
     "--idempotency-key", metavar="TEXT", help="Repeating the call with the same text within 24 hours changes nothing."
 )
+
+
+def at_most(most: int, *, default: int, what: str, name: str = "limit") -> Option:
+    """Return the option that says how many of something an answer has at most; the verb takes it by that name."""
+    return click.option(
+        "--limit", name, metavar="N", type=click.IntRange(1, most), default=default, show_default=True, help=f"At most so many {what}."
+    )
+
+
 page_options: Final = stacked(
     click.option("--after", metavar="CURSOR", help="Go on where the page before ended."),
-    click.option("--size", type=click.IntRange(1, 1000), default=100, show_default=True, help="Lines in a page."),
+    at_most(1000, default=100, what="in a page", name="size"),
 )
 
 key_field_options: Final = stacked(

@@ -81,7 +81,10 @@ Example:
 @json_option
 @click.pass_context
 def explain(context: click.Context, /, model: str, file: str, **counts: int | None) -> None:
-    """Say what a call would cost, exactly, and which entry of a file decides that."""
+    """Say what a call would cost, exactly, and which entry decides.
+
+    The entry is one of the price file's.
+    """
     book = load_prices(file)
     given: dict[str, Any] = {name: count for name, count in counts.items() if count is not None}
     usage = Usage(**given)

@@ -78,7 +78,10 @@ Exit codes: 0 done, 1 refused or failed, 2 a wrong command line, 130 Ctrl-C.""",
 @click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 @store_option
 def program() -> None:
-    """Manage the API keys, accounts, budgets and revoked tokens of an LLM proxy that llm_authmw guards, and see what guards it."""
+    """Manage the API keys, accounts, budgets and revoked tokens of an LLM proxy that llm_authmw guards.
+
+    See also what guards it, what happened, and what was used.
+    """
 
 
 program.add_command(keys)

@@ -43,7 +43,10 @@ note     a route that is denied, as no policy covers it"""
 @json_option
 @click.pass_context
 def routes(context: click.Context, /, *, app: str, factory: bool, level: Level) -> None:
-    """List every route of an app, with the policies and layers in front of it, and what is wrong with that."""
+    """List every route of an app and what stands in front of it.
+
+    That is policies and layers. What is wrong with them is said too.
+    """
     loaded = load(app, factory=factory)
     problem = app_problem(loaded)
     if problem is not None:

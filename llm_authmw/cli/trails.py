@@ -1,5 +1,6 @@
 """Where the `audit` verbs find records: in files of lines, or in the store; and which of them are wanted."""
 
+import difflib
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -12,6 +13,7 @@ import msgspec
 
 from llm_authmw.cli.durations import parse_past
 from llm_authmw.cli.options import stacked
+from llm_authmw.cli.output import note
 from llm_authmw.cli.target import Target
 from llm_authmw.errors import InvalidValueError
 from llm_authmw.reasons import REASONS
@@ -43,20 +45,31 @@ files_option: Final = click.option(
     help="A file of records, packed (gzip) or not. Repeatable, the oldest first. Left out: the store.",
 )
 when_options: Final = stacked(
-    click.option("--since", metavar="WHEN", help="From this moment on: 2h ago is 2h, or a date."),
+    click.option("--since", metavar="WHEN", help="From this moment on: 2h (two hours ago), or a date."),
     click.option("--until", metavar="WHEN", help="Before this moment."),
 )
 filter_options: Final = stacked(
-    click.option("--principal", metavar="NAME", help="Of this user, client (client:NAME) or key (key:ID)."),
-    click.option("--team", metavar="NAME", help="Of this team."),
-    click.option("--tenant", metavar="NAME", help="Of this tenant."),
+    click.option("--principal", metavar="NAME", help="Only of this user, client (client:NAME) or key (key:ID)."),
+    click.option("--team", metavar="NAME", help="Only of this team."),
+    click.option("--tenant", metavar="NAME", help="Only of this tenant."),
     click.option(
-        "--reason", metavar="CODE", shell_complete=_complete_reason, help="With this reason code, of the denial or of any layer's decision."
+        "--reason",
+        metavar="CODE",
+        shell_complete=_complete_reason,
+        help="Only with this reason code, of the denial or of any layer's decision: model_not_allowed.",
     ),
-    click.option("--model", metavar="NAME", help="That ask for this model, or were answered by it."),
-    click.option("--outcome", type=click.Choice(get_args(Outcome)), help="That ended so."),
-    click.option("--kind", "kinds", type=click.Choice(get_args(RecordKind)), multiple=True, help="Of this kind. Repeatable."),
-    click.option("--id", "id", metavar="ID", help="Of this request."),
+    click.option("--model", metavar="NAME", help="Only requests for this model, or answered by it."),
+    click.option(
+        "--outcome", type=click.Choice(get_args(Outcome)), help="Only requests that ended so; failed is where the app raised an error."
+    ),
+    click.option(
+        "--kind",
+        "kinds",
+        type=click.Choice(get_args(RecordKind)),
+        multiple=True,
+        help="Only of this kind. Repeatable.",
+    ),
+    click.option("--id", "id", metavar="ID", help="Only of the request with this id."),
     when_options,
 )
 
@@ -73,6 +86,20 @@ def query_of(target: Target, *, since: str | None = None, until: str | None = No
 def shown_query_of(target: Target, *, kinds: tuple[RecordKind, ...], **filters: Any) -> RecordQuery:
     """Return the query that the options name, for a person: checkpoints are among the answers where they are asked for."""
     return query_of(target, kinds=kinds or _SHOWN, **filters)
+
+
+def doubt(reason: str | None) -> None:
+    """Tell the person where a reason code, by which nothing was found, is none of ours, and which one may have been meant.
+
+    It is no error: a trail may hold codes of a newer release, and of the user's own code, which may put any text into a `Decision` or a
+    `Record` (though not into a `Denial`).
+    """
+    if reason is None or reason in REASONS:
+        return
+    near = difflib.get_close_matches(reason, REASONS)
+    meant = f" Did you mean {' or '.join(near)}?" if near else ""
+    # Not what was given: it may be anything that was pasted.
+    note(f"--reason: no code of this release is called so.{meant} docs/errors.md lists all of them, and so does completion.")
 
 
 def moment_of(target: Target, option: str, text: str | None) -> int | None:

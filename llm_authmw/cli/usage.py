@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import click
 
 from llm_authmw.cli.durations import milliseconds, parse_past
-from llm_authmw.cli.options import reading
+from llm_authmw.cli.options import at_most, reading
 from llm_authmw.cli.output import Column, emit, note, print_table, printable
 from llm_authmw.cli.target import Target
 from llm_authmw.errors import InvalidValueError
@@ -39,32 +39,43 @@ Examples:
   llm-authmw usage --by country --json | jq '.usage[] | [.by.country, .cost_nano_usd]'
 
 Sums are of whole days, in UTC: a day that WHEN falls into counts as a whole. They are made of the records that an AuditMiddleware has
-given to the store, so nothing of before that is in them. Rows that cost most come first.
+given to the store, so nothing of before that is in them. Rows that cost most come first; the total is of all of them, shown or not.
 
-A denied request counts for no model, since anybody can name anything. Where one day has too many sums, the rest is "(other)".
-P50 and P95 are the times within which half of the requests that were let in were over, and 95 of a hundred; at most 9.1 % off. More
-percentiles, and those until the first byte, are in CSV and JSON."""
+REQUESTS are all of them, with those that were DENIED, and those that FAILED: the app raised an error, or answered with 500 or above.
+INPUT and OUTPUT are tokens. P50 and P95 are the times within which half of the requests that were let in were over, and 95 of a
+hundred; at most 9.1 % off. More percentiles, and those until the first byte, are in CSV and JSON.
+
+A denied request counts for no model, since anybody can name anything. Where one day has too many sums, the rest is "(other)"."""
 )
 @click.option(
     "--by",
     metavar="NAME",
     multiple=True,
     shell_complete=_complete_dimension,
-    help=f"What is told apart: {', '.join(DIMENSIONS)}, or a field that enrich= adds. Repeatable. Left out: one sum of everything.",
+    help=f"A row for each: {', '.join(DIMENSIONS)}, or a field that AuditMiddleware(enrich=…) adds. Repeatable. Left out: one sum.",
 )
-@click.option("--since", metavar="WHEN", help="From this day on: 30d ago is 30d, or a date.")
+@click.option("--since", metavar="WHEN", help="From this day on: 30d (30 days ago), or a date.")
 @click.option("--until", metavar="WHEN", help="Before this moment: 2026-12-01 is up to the end of November.")
-@click.option("--tenant", metavar="NAME", help="Of this tenant.")
-@click.option("--key", metavar="ID", help="Of this key.")
-@click.option("--user", metavar="NAME", help="Of this user.")
-@click.option("--team", metavar="NAME", help="Of this team.")
-@click.option("--org", metavar="NAME", help="Of this organisation.")
-@click.option("--model", metavar="NAME", help="Of this model.")
-@click.option("--limit", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="Rows at most.")
-@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True, help="How to answer.")
+@click.option("--tenant", metavar="NAME", help="Only what this tenant used.")
+@click.option("--key", metavar="ID", help="Only what this key used.")
+@click.option("--user", metavar="NAME", help="Only what this user used.")
+@click.option("--team", metavar="NAME", help="Only what this team used.")
+@click.option("--org", metavar="NAME", help="Only what this organisation used.")
+@click.option("--model", metavar="NAME", help="Only the use of this model.")
+@at_most(100_000, default=1000, what="rows, those that cost most")
+@click.option(
+    "--format", "form", type=click.Choice(["table", "csv", "json"]), help="How to answer. Left out: a table, and with --json in JSON."
+)
 @reading
-def usage(target: Target, /, *, by: tuple[str, ...], since: str | None, until: str | None, limit: int, form: Form, **filters: Any) -> None:
-    """Sum up requests, tokens, money and times, by key, user, team, organisation, tenant, model or day."""
+def usage(
+    target: Target, /, *, by: tuple[str, ...], since: str | None, until: str | None, limit: int, form: Form | None, **filters: Any
+) -> None:
+    """Sum up requests, tokens, money and times.
+
+    The sums are of everything, or --by key, user, team, organisation, tenant, model, day and more.
+    """
+    if target.json and form not in {None, "json"}:
+        raise click.UsageError(f"--json and --format {form} contradict each other")
     first, last = _first_day(target, since), _last_day(target, until)
 
     async def work(store: Store) -> tuple[Sequence[UsageRow], Sequence[UsageRow]]:

@@ -1,6 +1,6 @@
 """What verifying a trail finds, and what it says of each writer."""
 
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -54,8 +54,9 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         kind: What: one of `ALARMS` or `NOTICES`.
         text: One sentence that says so.
-        file: In which file.
-        line: In which of its lines, from 1 on; None where it is about no line.
+        file: In which file; None for what is in a store.
+        line: In which of its lines, from 1 on.
+        position: At which position in the store.
         writer: In whose chain, where that is known.
         sequence: At which place there.
     """
@@ -64,6 +65,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     text: str
     file: str | None = None
     line: int | None = None
+    position: int | None = None
     writer: str | None = None
     sequence: int | None = None
 
@@ -71,6 +73,23 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def is_alarm(self) -> bool:
         """Whether it means that the trail is not as it was written."""
         return self.kind in ALARMS
+
+
+class Place(NamedTuple):
+    """Where an entry stands.
+
+    Attributes:
+        file: In which file; None for a store.
+        number: In which of its lines, from 1 on; at which position in the store.
+    """
+
+    file: str | None
+    number: int
+
+    def finding(self, kind: Alarm | Notice, text: str, *, writer: str | None = None, sequence: int | None = None) -> Finding:
+        """Return what was found there."""
+        line, position = (None, self.number) if self.file is None else (self.number, None)
+        return Finding(kind=kind, text=text, file=self.file, line=line, position=position, writer=writer, sequence=sequence)
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -85,7 +104,8 @@ class Report(msgspec.Struct, kw_only=True):
         signatures: Signatures that were checked and are right.
         forgotten: Entries whose person is forgotten.
         findings: What was found, in the order of the lines: at most 1,000 alarms and as many notices.
-        more: Findings beyond these.
+        more_alarms: Alarms beyond these.
+        more_notices: Notices beyond these.
     """
 
     sound: bool = True
@@ -96,12 +116,25 @@ class Report(msgspec.Struct, kw_only=True):
     signatures: int = 0
     forgotten: int = 0
     findings: list[Finding] = []
-    more: int = 0
+    more_alarms: int = 0
+    more_notices: int = 0
+
+    @property
+    def alarms(self) -> list[Finding]:
+        """Those of the findings that mean a change."""
+        return [finding for finding in self.findings if finding.is_alarm]
+
+    @property
+    def notices(self) -> list[Finding]:
+        """The other ones: what is only to be known."""
+        return [finding for finding in self.findings if not finding.is_alarm]
 
     def add(self, finding: Finding) -> None:
         """Add what was found."""
         self.sound = self.sound and not finding.is_alarm
         if sum(finding.is_alarm == kept.is_alarm for kept in self.findings) < MAX_FINDINGS:
             self.findings.append(finding)
+        elif finding.is_alarm:
+            self.more_alarms += 1
         else:
-            self.more += 1
+            self.more_notices += 1

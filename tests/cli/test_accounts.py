@@ -115,10 +115,10 @@ def test_list_sorts_and_filters_and_goes_page_by_page(run: Run) -> None:
         return [account["name"] for account in json.loads(run("accounts", "list", "--json", *options).stdout)["accounts"]]
 
     everything = names()
-    first = json.loads(run("accounts", "list", "--json", "--size", "3").stdout)
+    first = json.loads(run("accounts", "list", "--json", "--limit", "3").stdout)
     assert {"ann", "blue", "red", "widgets"} == set(everything)
-    assert everything[3:] == names("--size", "3", "--after", first["next"])
-    assert f"--after {first['next']}" in run("accounts", "list", "--size", "3").stderr
+    assert everything[3:] == names("--limit", "3", "--after", first["next"])
+    assert f"--after {first['next']}" in run("accounts", "list", "--limit", "3").stderr
     assert ["red"] == names("--tenant", "acme")
     assert ["ann"] == names("--kind", "user")
     assert ["blue"] == names("--status", "blocked")

@@ -1,6 +1,8 @@
+import contextlib
 import gzip
 import json
 import re
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -124,7 +126,7 @@ ONE, TWO, CHANGE, POLICY = "1" * 16, "2" * 16, "change", "policy"
         (["--since", "4h"], [TWO, CHANGE, POLICY]),
         (["--since", "4h", "--until", "90m"], [TWO, CHANGE]),
         (["--tenant", "default", "--outcome", "denied"], [TWO]),
-        (["--size", "2"], [CHANGE, POLICY]),
+        (["--limit", "2"], [CHANGE, POLICY]),
     ],
 )
 def test_search_finds_what_every_filter_wants(run: Run, source: list[str], options: list[str], found: list[str]) -> None:
@@ -166,7 +168,62 @@ def test_search_says_that_there_is_nothing(run: Run, source: list[str]) -> None:
 
 
 def test_search_says_that_there_may_be_more(run: Run, source: list[str]) -> None:
-    assert "the newest 1" in run("audit", "search", *source, "--size", "1").stderr
+    assert "the newest 1" in run("audit", "search", *source, "--limit", "1").stderr
+
+
+LIKELY = "--reason: no code of this release is called so. Did you mean model_not_allowed"
+
+
+@pytest.mark.parametrize("verb", ["search", "tail", "export"])
+def test_a_reason_that_is_none_of_ours_is_doubted_where_nothing_was_found(run: Run, source: list[str], verb: str) -> None:
+    result = run("audit", verb, *source, "--reason", "model_not_alowed")
+    assert "" == result.stdout
+    assert LIKELY in result.stderr
+    assert "docs/errors.md" in result.stderr
+
+
+@pytest.mark.parametrize("verb", ["search", "tail", "export"])
+@pytest.mark.parametrize("reason", ["model_missing", "model_not_allowed"])
+def test_a_reason_of_ours_is_never_doubted(run: Run, source: list[str], verb: str, reason: str) -> None:
+    assert "--reason" not in run("audit", verb, *source, "--reason", reason).stderr
+
+
+@pytest.mark.parametrize("verb", ["search", "tail", "export"])
+def test_a_reason_that_only_the_trail_knows_is_found_and_not_doubted(run: Run, directory: Path, verb: str) -> None:
+    # Of a newer release, or of a layer of the user's own.
+    decisions = (Decision("DeskMiddleware", "denied", "model_not_alowed"),)
+    (directory / "own.jsonl").write_bytes(
+        b"".join(entry.line + b"\n" for entry in Chain().link_all([fake_record(id=ONE, decisions=decisions)]))
+    )
+    result = run("audit", verb, "--file", "own.jsonl", "--reason", "model_not_alowed", "--json")
+    assert ([ONE], "") == (ids(result), result.stderr)
+
+
+def test_a_reason_that_is_like_none_of_ours_is_doubted_without_a_guess_and_never_printed_back(run: Run, source: list[str]) -> None:
+    result = run("audit", "search", *source, "--reason", "sk-1234567890abcdef1234567890abcdef", "--json")
+    assert "" == result.stdout
+    assert "--reason: no code of this release is called so. docs/errors.md" in result.stderr
+    assert "sk-1" not in result.output
+
+
+def test_a_reason_is_doubted_before_what_is_added_is_waited_for(run: Run, source: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+
+    def look(_: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            raise KeyboardInterrupt
+
+    async def look_again(_: float) -> None:
+        look(_)
+
+    monkeypatch.setattr("llm_authmw.cli.audit.time.sleep", look)
+    monkeypatch.setattr("llm_authmw.cli.audit.anyio.sleep", look_again)
+    follow = ("audit", "tail", *source, "--follow", "-n", "0")
+    assert 1 == run(*follow, "--reason", "model_not_alowed", exit_code=130).stderr.count(LIKELY)
+    looks = 0
+    assert LIKELY not in run(*follow, "--reason", "model_not_allowed", exit_code=130).stderr
 
 
 @pytest.mark.parametrize(("option", "problem"), [("--since", "--since: 'x' is not a moment"), ("--until", "--until: 'x' is not a moment")])
@@ -287,12 +344,63 @@ def test_verify_says_where_they_are_not_and_ends_with_1(run: Run, directory: Pat
     path.write_bytes(path.read_bytes().replace(b"(2 roles)", b"(3 roles)"))
     result = run("audit", "verify", "--file", "audit.jsonl", "--key", "audit.pub", exit_code=1)
     assert "NOT as they were written" in result.stdout
+    assert ["ALARM", "WHERE", "WRITER", "ENTRY", "WHAT"] == result.stdout.splitlines()[0].split()
     row = next(line for line in result.stdout.splitlines() if line.startswith("edited"))
     assert "audit.jsonl:5" in row
+    assert "NOTICE" not in result.stdout
     report = json.loads(run("audit", "verify", "--file", "audit.jsonl", "--json", exit_code=1).stdout)
     assert [("edited", "audit.jsonl", 5, 4)] == [
-        (finding["kind"], finding["file"], finding["line"], finding["sequence"]) for finding in report["findings"]
+        (finding["kind"], finding["file"], finding["line"], finding["sequence"]) for finding in report["alarms"]
     ]
+    assert [] == report["notices"]
+
+
+def told_of(result: Result, heading: str) -> list[list[str]]:
+    """The first columns of what verifying found, of one sort."""
+    _, _, behind = result.stdout.partition(f"{heading} ")
+    return [re.split(" {2,}", line)[:4] for line in behind.partition("\n\n")[0].splitlines()[1:]]
+
+
+def test_verify_says_apart_what_is_an_alarm_and_what_is_only_to_be_known(run: Run, directory: Path, lines: list[bytes]) -> None:
+    (directory / "audit.jsonl").write_bytes(b"".join(line + b"\n" for line in [*lines[:2], b"", b"nonsense", *lines[2:-1]]))
+    result = run("audit", "verify", "--file", "audit.jsonl", exit_code=1)
+    assert [["foreign", "audit.jsonl:4", "-", "-"]] == told_of(result, "ALARM")
+    assert [["blank", "audit.jsonl:3"], ["open", "audit.jsonl:7"]] == [row[:2] for row in told_of(result, "NOTICE")]
+    report = json.loads(run("audit", "verify", "--file", "audit.jsonl", "--json", exit_code=1).stdout)
+    assert (["foreign"], ["blank", "open"]) == tuple([finding["kind"] for finding in report[sort]] for sort in ("alarms", "notices"))
+    assert "findings" not in report
+
+
+def test_verify_ends_with_0_where_there_is_only_something_to_be_known(run: Run, directory: Path, lines: list[bytes]) -> None:
+    (directory / "audit.jsonl").write_bytes(b"".join(line + b"\n" for line in lines[:-1]))
+    result = run("audit", "verify", "--file", "audit.jsonl", "--key", "audit.pub")
+    assert ([], ["unchecked", "open"]) == (told_of(result, "ALARM"), [row[0] for row in told_of(result, "NOTICE")])
+    assert "ALARM" not in result.stdout
+    assert "NOT as they were written" not in result.stdout
+
+
+def test_verify_counts_the_alarms_and_notices_that_it_does_not_show(run: Run, directory: Path) -> None:
+    (directory / "odd.jsonl").write_bytes(b"nonsense\n" * 1_002 + b"\n" * 1_003)
+    assert ["There are 2 more of these.", "There are 3 more of these."] == run(
+        "audit", "verify", "--file", "odd.jsonl", exit_code=1
+    ).stderr.splitlines()
+    report = json.loads(run("audit", "verify", "--file", "odd.jsonl", "--json", exit_code=1).stdout)
+    assert (1_000, 2, 1_000, 3) == (len(report["alarms"]), report["more_alarms"], len(report["notices"]), report["more_notices"])
+
+
+def test_verify_names_what_is_in_a_store_by_its_position_and_entry(run: Run, directory: Path, stored: None) -> None:
+    with contextlib.closing(sqlite3.connect(directory / "authmw.audit.db")) as connection, connection:
+        connection.execute("UPDATE entries SET sealed = replace(sealed, '2 roles', '3 roles')")
+        (position, writer, sequence) = connection.execute(
+            "SELECT position, writer, sequence FROM entries WHERE sealed LIKE '%3 roles%'"
+        ).fetchone()
+    result = run("audit", "verify", "--key", "audit.pub", exit_code=1)
+    assert [["edited", f"position {position}", writer, str(sequence)]] == told_of(result, "ALARM")
+    assert "authmw.db:" not in result.output
+    assert str(directory / "authmw.db") in next(line for line in result.stdout.splitlines() if line.startswith("store"))
+    (alarm,) = json.loads(run("audit", "verify", "--key", "audit.pub", "--json", exit_code=1).stdout)["alarms"]
+    assert (position, writer, sequence) == (alarm["position"], alarm["writer"], alarm["sequence"])
+    assert not {"file", "line"} & set(alarm)
 
 
 def test_verify_without_a_key_says_that_signatures_were_not_checked(run: Run, source: list[str]) -> None:

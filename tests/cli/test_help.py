@@ -59,8 +59,27 @@ def test_help_says_what_the_command_does_and_names_every_option(run: Run, path: 
 def test_every_verb_answers_in_json_and_takes_a_store_where_it_looks_into_one(run: Run, path: tuple[str, ...]) -> None:
     text = run(*path, "--help").stdout
 
-    assert (path[0] != "prices") == ("--store URL" in text)
+    assert (path[0] != "prices" and path != ("audit", "keygen")) == ("--store URL" in text)
     assert "--json" in text
+
+
+@pytest.mark.parametrize(("path", "command"), EVERY)
+def test_at_most_so_many_is_one_word_everywhere(path: tuple[str, ...], command: click.Command) -> None:
+    counted = {
+        option.opts[0]
+        for option in command.params
+        if isinstance(option, click.Option) and isinstance(option.type, click.IntRange) and option.show_default
+    }
+    listed = path[-1:] == ("list",) or path in {("audit", "search"), ("usage",)}
+    # That one is called as users of tail(1) know it.
+    assert ({"--limit"} if listed else {"--lines"} if path == ("audit", "tail") else set()) == counted
+
+
+@pytest.mark.parametrize(("path", "command"), [(path, command) for path, command in commands() if isinstance(command, click.Group)])
+def test_a_list_of_commands_says_of_each_what_it_does_to_the_end(run: Run, path: tuple[str, ...], command: click.Group) -> None:
+    listed = run(*path, "--help", env={"COLUMNS": "80"}).stdout.partition("Commands:")[2].partition("\n\n")[0].splitlines()[1:]
+    assert len(command.commands) == len(listed)
+    assert [] == [line for line in listed if line.endswith("...")]
 
 
 @pytest.mark.parametrize("path", VERBS, ids="-".join)

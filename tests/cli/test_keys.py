@@ -208,12 +208,12 @@ def test_every_filter_of_list_holds(run: Run, make_key: MakeKey, options: tuple[
 def test_list_goes_page_by_page(run: Run, make_key: MakeKey) -> None:
     made = [make_key()[0] for _ in range(3)]
 
-    first = json.loads(run("keys", "list", "--json", "--size", "2").stdout)
-    second = json.loads(run("keys", "list", "--json", "--size", "2", "--after", first["next"]).stdout)
+    first = json.loads(run("keys", "list", "--json", "--limit", "2").stdout)
+    second = json.loads(run("keys", "list", "--json", "--limit", "2", "--after", first["next"]).stdout)
 
     assert made[::-1] == [key["id"] for page in (first, second) for key in page["keys"]]
     assert second["next"] is None
-    assert f"--after {first['next']}" in run("keys", "list", "--size", "2").stderr
+    assert f"--after {first['next']}" in run("keys", "list", "--limit", "2").stderr
 
 
 def test_an_empty_list_says_where_it_looked(run: Run, make_key: MakeKey, directory: Path) -> None:
@@ -235,8 +235,8 @@ def test_list_refuses_what_it_cannot_read(run: Run, make_key: MakeKey, options: 
 @pytest.mark.parametrize(
     "options",
     [
-        ("--size", "0"),
-        ("--size", "1001"),
+        ("--limit", "0"),
+        ("--limit", "1001"),
         ("--state", "gone"),
         ("--unused-for", "1d", "--team", "blue"),
         ("--unused-for", "1d", "--state", "active"),

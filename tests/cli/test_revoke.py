@@ -172,9 +172,9 @@ def test_list_filters_and_goes_page_by_page(run: Run) -> None:
     assert ["k", "x"] == values("--kind", "key")
     assert ["x"] == values("--issuer", "https://other.example")
     assert ["x", "x"] == values("--value", "x")
-    first = made(run, "list", "--size", "3")
-    assert ["x"] == values("--size", "3", "--after", first["next"])
-    assert f"--after {first['next']}" in run("revoke", "list", "--size", "3").stderr
+    first = made(run, "list", "--limit", "3")
+    assert ["x"] == values("--limit", "3", "--after", first["next"])
+    assert f"--after {first['next']}" in run("revoke", "list", "--limit", "3").stderr
 
 
 def test_list_is_a_table_with_the_columns_that_say_something(run: Run, directory: Path) -> None:

@@ -165,6 +165,13 @@ def test_more_rows_than_asked_for_are_told_of(run: Run, write: Any) -> None:
     assert "3" == result.stdout.splitlines()[-1].split()[1]
 
 
+def test_two_forms_at_once_are_a_wrong_command_line(run: Run, write: Any) -> None:
+    write(record())
+    for form in ("csv", "table"):
+        assert "contradict" in run("usage", "--format", form, "--json", exit_code=2).stderr
+    assert run("usage", "--json").stdout == run("usage", "--format", "json", "--json").stdout
+
+
 def test_a_dimension_that_comes_twice_is_refused(run: Run, write: Any) -> None:
     write(record())
     assert "twice" in run("usage", "--by", "team", "--by", "team", exit_code=1).stderr

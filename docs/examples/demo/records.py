@@ -18,7 +18,7 @@ def records(screen: Screen, operator: Operator, *, sent: int, answered: int) -> 
     """Show the record of a call that was denied and of one that was not, that an edit is found, and the sums."""
     told = operator.run(f"audit search --model {DEARER_CLAUDE}", show=True)
     yield _of_command("the denied call", "one record: denied, 403 model_not_allowed", _one(told, "denied", "403 model_not_allowed"))
-    told = operator.run(f"audit search --model {CLAUDE} --size 1", show=True)
+    told = operator.run(f"audit search --model {CLAUDE} --limit 1", show=True)
     yield _of_command("the last good one", "one record: allowed, 200", _one(told, "allowed", "200"))
 
     code, told = operator.verify(f"--key {PUBLIC_KEY}")

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
@@ -18,7 +18,7 @@ import msgspec
 
 from llm_authmw.call import MAX_COUNT
 from llm_authmw.dates import rfc3339
-from llm_authmw.trail.record import Person, Record
+from llm_authmw.trail.record import Record
 
 MAX_LINE: Final = 65_536
 """No line is longer, in bytes."""
@@ -158,11 +158,8 @@ def _second(moment: int) -> bytes:
 
 
 def _cut(record: Record) -> tuple[bytes, bytes | None]:
-    fields = {name: getattr(record, name) for name in Record.__struct_fields__ if name not in {"time", "person", "cut"}}
-    sealed = b"," + _within(fields, _MAX_SEALED)[1:-1]
-    if record.person is None:
-        return sealed, None
-    return sealed, _within({name: getattr(record.person, name) for name in Person.__struct_fields__ if name != "cut"}, _MAX_PERSON)
+    sealed = b"," + _within(_told(record, but={"time", "person", "cut"}), _MAX_SEALED)[1:-1]
+    return sealed, None if record.person is None else _within(_told(record.person, but={"cut"}), _MAX_PERSON)
 
 
 def _within(fields: Mapping[str, Any], limit: int) -> bytes:
@@ -177,18 +174,42 @@ def _written(fields: Mapping[str, Any], bounds: Bounds) -> bytes:
     written: dict[str, Any] = {}
     cut: list[str] = []
     for name, value in fields.items():
-        if not _is_empty(value):
-            cutter.has_cut = False
-            written[name] = cutter.value(value, bounds.depth, anything=name in {"extra", "changes"})
-            if cutter.has_cut:
-                cut.append(name)
+        cutter.has_cut = False
+        written[name] = cutter.value(value, bounds.depth, anything=name in {"extra", "changes"})
+        if cutter.has_cut:
+            cut.append(name)
     if cut:
         written["cut"] = cut
     return json.dumps(written, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _is_empty(value: object) -> bool:
-    return value is None or value is False or value in ((), {})
+def _told(struct: msgspec.Struct, *, but: Collection[str] = ()) -> dict[str, Any]:
+    """Return the fields of a struct that its encoding has: a struct with `omit_defaults` leaves out what is as it would be anyway."""
+    defaults = _defaults(type(struct))
+    return {
+        name: value
+        for name in struct.__struct_fields__
+        if name not in but and not _is_same(value := getattr(struct, name), defaults.get(name, msgspec.NODEFAULT))
+    }
+
+
+@lru_cache(maxsize=256)
+def _defaults(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    # Not `msgspec.structs.fields`: that reads annotations, which for a type of somebody else's may name what is not there.
+    given = kind.__struct_defaults__
+    if given and kind.__struct_config__.omit_defaults:
+        for name, default in zip(kind.__struct_fields__[-len(given) :], given, strict=True):
+            factory = getattr(default, "factory", None)
+            if factory is None:
+                found[name] = default
+            elif factory in (dict, list, set):  # as msgspec has it: of what is made anew each time, only what is empty
+                found[name] = factory()
+    return found
+
+
+def _is_same(value: object, default: object) -> bool:
+    return type(value) is type(default) and value == default
 
 
 class Cutter:
@@ -226,8 +247,7 @@ class Cutter:
         if isinstance(value, float):
             return float(value) if math.isfinite(value) else json.dumps(float(value))
         if isinstance(value, msgspec.Struct):
-            fields = {name: getattr(value, name) for name in value.__struct_fields__}
-            return {name: self.value(field, depth - 1, anything=anything) for name, field in fields.items() if not _is_empty(field)}
+            return {name: self.value(field, depth - 1, anything=anything) for name, field in _told(value).items()}
         if not isinstance(value, (dict, list, tuple)):
             self.has_cut = True
             return f"({type(value).__name__})"  # not what it prints as, which may be anything
@@ -274,6 +294,9 @@ def _fitting(text: str, limit: int) -> int:
     if len(text) <= limit // 12:
         return len(text)
     beginning = text[:limit]
+    # Nearly always all of it fits, and then nobody has to go through it character by character.
+    if len(json.dumps(beginning)) - len('""') <= limit:
+        return len(beginning)
     length = 0
     for count, character in enumerate(beginning):
         # An escape takes six bytes or fewer, and twelve beyond the first 65,536 characters.

@@ -2,6 +2,8 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any, get_args
 
 import msgspec
@@ -17,7 +19,7 @@ from llm_authmw.trail.chain import MAX_SEEN, Chain
 from llm_authmw.trail.encoding import MAX_LINE, MAX_TEXT, Salts, encode, timestamp
 from llm_authmw.trail.entry import Entry
 from llm_authmw.trail.reading import read_line
-from llm_authmw.trail.record import Change, Checkpoint, End, Head, Outcome, Person, Record, Reserved, Who
+from llm_authmw.trail.record import Change, Checkpoint, End, Head, Outcome, Person, Record, RecordKind, Reserved, Who
 
 SALT = b"0123456789abcdef0123456789abcdef"
 HOSTILE = '\n\r\x00\x1b[31m\u202e\u2028\x7f\x85\\"\ud800\udfff\U0001f600,"chain":{"writer":"}}'
@@ -243,6 +245,109 @@ def test_what_a_required_field_says_is_written_even_where_it_is_nothing() -> Non
     record = fake_record(charge=Charge(amount=0, model="", rule="", version=""), usage=Usage(requests=0), path="a" * 5_000)
     found = read_line(line_of(record))
     assert (record.charge, record.usage) == (found.charge, found.usage)
+
+
+words = st.none() | st.text(st.characters(codec="utf-8"), max_size=20)
+counts = st.integers(0, 2**53)
+names = st.tuples() | st.lists(st.text(max_size=10), min_size=1, max_size=3).map(tuple)
+amounts = st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=10), counts, max_size=2)
+
+
+def whole(kind: Callable[..., Any], /, **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Values of a type whose fields are often as they are by default, and for the rest drawn."""
+    return st.fixed_dictionaries({}, optional=fields).map(lambda drawn: kind(**drawn))
+
+
+persons = whole(
+    Person, user=words, email=words, address=words, end_user=words, actor=words, actors=names, extra=amounts, changes=st.just({})
+)
+callers = whole(
+    partial(Who, tenant="default"),
+    realm=st.sampled_from(["", "corp"]),
+    team=words,
+    roles=names,
+    method=st.sampled_from(["anonymous", "key"]),
+    credential_id=words,
+)
+used = whole(Usage, input=counts, requests=st.integers(0, 3), total=st.none() | counts, model=words, complete=st.booleans())
+decided = st.builds(Decision, st.just("RBACMiddleware"), st.just("denied"), words, words, words, words)
+reserved = st.builds(Reserved, id=st.just("r1"), estimate=amounts, left=amounts, settled=st.booleans())
+changed = st.builds(Change, what=st.just("key"), target=st.just("k"), action=st.just("update"), fields=names)
+seen = st.dictionaries(st.just("0" * 16), st.builds(Head, counts, st.just("f" * 64), counts), max_size=1)
+stood = st.builds(Checkpoint, state=st.just("running"), previous=st.just("0" * 64), seen=seen, key=words, signature=words)
+recorded = whole(
+    partial(Record, time=0, kind="change"),
+    kind=st.sampled_from(get_args(RecordKind)),
+    id=words,
+    who=st.none() | callers,
+    outcome=st.none() | st.sampled_from(get_args(Outcome)),
+    path=words,
+    models=names,
+    streaming=st.booleans(),
+    decisions=st.lists(decided, max_size=2).map(tuple),
+    spent=st.lists(counts, max_size=2).map(tuple),
+    status=st.none() | st.integers(0, 599),
+    end=st.none() | st.sampled_from(get_args(End)),
+    usage=st.none() | used,
+    charge=st.none() | st.builds(Charge, amount=counts, model=st.just(""), rule=st.just(""), version=st.just("1")),
+    reservations=st.lists(reserved, max_size=2).map(tuple),
+    store_trouble=st.booleans(),
+    change=st.none() | changed,
+    lost=st.integers(0, 3),
+    stands=names,
+    extra=amounts,
+    checkpoint=st.none() | stood,
+    person=st.none() | persons,
+)
+
+
+def said(record: Record) -> tuple[Any, Any]:
+    """Both parts of a record as a reader finds them, without what stands for the person's."""
+    sealed, person = encode(record, SALT)
+    fields = json.loads(sealed)
+    fields.pop("commitment", None)
+    return fields, None if person is None else json.loads(person)
+
+
+@given(record=recorded)
+def test_the_way_of_writing_that_cuts_writes_the_same_fields_as_the_one_that_does_not(record: Record) -> None:
+    # What is enriched with a number that readers would round is written the one way, and with its text the other.
+    number = 2**53 + 1
+    quick = msgspec.structs.replace(record, extra={**record.extra, "n": str(number)})
+    assert said(quick) == said(msgspec.structs.replace(record, extra={**record.extra, "n": number}))
+
+
+def test_the_record_of_a_change_holds_nothing_that_is_as_it_is_anyway() -> None:
+    record = Record(
+        time=0,
+        kind="change",
+        who=Who(tenant="default"),
+        change=Change(what="key", target="k", action="update"),
+        person=Person(actor="cli:ann", changes={"models": [None, ["o3"]]}),
+    )
+    told = json.loads(line_of(record))
+    assert ({"time", "kind", "who", "change", "commitment", "chain", "person"}, {"tenant"}, {"what", "target", "action"}) == (
+        set(told),
+        set(told["who"]),
+        set(told["change"]),
+    )
+    assert {"salt", "actor", "changes"} == set(told["person"])
+    assert record == read_line(line_of(record))
+
+
+def test_a_struct_of_somebody_elses_is_written_as_its_type_says() -> None:
+    class Whole(msgspec.Struct):
+        here: bool = False
+
+    class Short(msgspec.Struct, omit_defaults=True):
+        here: "Nowhere" = None  # type: ignore[name-defined]  # noqa: F821, RUF100 - as it is where only a type checker imports the name
+        many: list[int] = msgspec.field(default_factory=lambda: [1])
+        none: list[int] = []
+
+    changes = {"a": [Whole(), Short()], "b": [Whole(here=True), Short(here=False, many=[], none=[0])]}
+    found = read_line(line_of(fake_record(person=Person(changes=changes))))
+    assert found.person is not None
+    assert {"a": [{"here": False}, {"many": [1]}], "b": [{"here": True}, {"here": False, "many": [], "none": [0]}]} == found.person.changes
 
 
 @pytest.mark.parametrize(

@@ -255,6 +255,9 @@ class AuthenticationLayer(GivesIdentity):
                 raise
         finally:
             unpublish(token)
+            if context.authentication is run:
+                # It knows the context too: neither is to wait, with the headers of the request, until garbage is collected.
+                context.authentication = run.outer
 
     def _check_the_run(self) -> None:
         layer = self.neighbour

@@ -206,6 +206,12 @@ class Exchange:
             logger.exception("what request %s used could not be found out, so its estimate stands", self.context.request_id)
             return {}
 
+    def let_go(self) -> None:
+        """Forget what refers back to it: neither it nor the body of its request is to wait until garbage is collected."""
+        self.watch = None
+        if self.context.exchange is self:
+            self.context.exchange = None
+
     # What the innermost layer sees.
 
     def begin(self, watch: object) -> None:

@@ -1,6 +1,7 @@
 """Runs an app and writes down what passes: the ASGI part of an `Exchange`. No byte is changed, and none waits."""
 
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
 
 import anyio
 
@@ -14,7 +15,11 @@ _REFUSED: Final = 403
 """What servers make of a close that comes before a socket was accepted."""
 
 
-async def run(exchange: Exchange, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+Begin: TypeAlias = Callable[[Message], Message]
+"""Returns the message that begins an answer as the client is to have it."""
+
+
+async def run(exchange: Exchange, app: ASGIApp, scope: Scope, receive: Receive, send: Send, *, begin: Begin | None = None) -> None:
     """Run the app, and settle the request's holds once its answer is over, whichever way that is.
 
     Args:
@@ -23,11 +28,12 @@ async def run(exchange: Exchange, app: ASGIApp, scope: Scope, receive: Receive, 
         scope: The connection.
         receive: Where the app receives from.
         send: Where it sends to.
+        begin: What the beginning of an HTTP answer goes through; None where that stays as it is.
 
     Raises:
         BaseException: what the app raises, unless its answer was cut.
     """
-    watch = _Watch(exchange, receive, send)
+    watch = _Watch(exchange, receive, send, begin)
     exchange.begin(watch)
     if scope["type"] == "http":
         scope = with_codings(scope, READABLE)
@@ -39,22 +45,26 @@ async def run(exchange: Exchange, app: ASGIApp, scope: Scope, receive: Receive, 
     except BaseException as error:
         exchange.raised = True
         await exchange.finish()
+        exchange.let_go()
         if exchange.cut and isinstance(error, Exception):
             # What an app raises after its answer was ended here says nothing but that.
             return
         raise
     await exchange.finish()
+    exchange.let_go()
 
 
 class _Watch:
     """Stands between one layer and what is inside of it, and takes notes where no other one stands further in."""
 
-    __slots__ = ("_accepted", "_discards", "_drained", "_exchange", "_receive", "_send", "_trailers")
+    __slots__ = ("_accepted", "_begin", "_discards", "_drained", "_exchange", "_receive", "_send", "_trailers")
 
-    def __init__(self, exchange: Exchange, receive: Receive, send: Send) -> None:
+    def __init__(self, exchange: Exchange, receive: Receive, send: Send, begin: Begin | None) -> None:
         self._exchange: Final = exchange
         self._receive: Final = receive
         self._send: Final = send
+        # Here, and not as a `send` of its own: each of those is called for every chunk that passes.
+        self._begin: Begin | None = begin
         self._trailers = False
         self._accepted = False
         self._discards = False
@@ -72,13 +82,20 @@ class _Watch:
 
     async def send(self, message: Message) -> None:
         exchange = self._exchange
+        if self._begin is not None and message["type"] == "http.response.start":
+            begin, self._begin = self._begin, None
+            message = begin(message)
         if exchange.watch is not self:
             await self._send(message)
         elif message["type"] == "http.response.body":
             chunk = message.get("body")
             exchange.closing = not (self._trailers or message.get("more_body"))
             try:
-                await self._pass(message)
+                if not self._discards:
+                    await self._send(message)
+            except OSError:
+                if self._lose():
+                    raise
             finally:
                 # In the middle of sending, too: a client that leaves then has seen it.
                 if chunk:
@@ -88,19 +105,13 @@ class _Watch:
         else:
             await self._send_other(message)
 
-    async def _pass(self, message: Message) -> None:
-        if self._discards:
-            return
-        try:
-            await self._send(message)
-        except OSError:
-            # So servers that say so at all tell that the client has gone.
-            exchange = self._exchange
-            if not exchange.cut:
-                exchange.left = not exchange.ended
-            if exchange.cut or not exchange.drain:
-                raise
-            self._discards = True
+    def _lose(self) -> bool:
+        """Note that something could not be sent, as servers say that the client has gone; say whether the app is to know of it."""
+        exchange = self._exchange
+        if not exchange.cut:
+            exchange.left = not exchange.ended
+        self._discards = not exchange.cut and exchange.drain > 0
+        return not self._discards
 
     async def _send_other(self, message: Message) -> None:
         exchange = self._exchange
@@ -112,7 +123,12 @@ class _Watch:
             self._accepted = True
         elif kind == "websocket.close" and not self._accepted:
             exchange.status = _REFUSED
-        await self._pass(message)
+        try:
+            if not self._discards:
+                await self._send(message)
+        except OSError:
+            if self._lose():
+                raise
         if kind == "websocket.send":
             exchange.take_frame(raw_frame(message))
         elif kind in _WHOLE or (kind == "http.response.trailers" and not message.get("more_trailers")):

@@ -1,6 +1,7 @@
 """How often: requests, tokens and requests at once, counted before the app runs."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Literal, cast
 
 from llm_authmw.asgi import ASGIApp, Branching, Message, Receive, Scope, Send, layers_inside, refuse_recording_inside, send_denial
@@ -140,7 +141,7 @@ class RateLimitMiddleware(Deciding):
             return
         exchange = Exchange.of(context, self)
         exchange.add(self.ledger.rates, hold, limiting.truth)
-        await run(exchange, app, scope, receive, _telling(send, limiting) if scope["type"] == "http" else send)
+        await run(exchange, app, scope, receive, send, begin=partial(_telling, limiting))
 
     async def _deny(self, scope: Scope, send: Send, denial: Denial, context: RequestContext, outer: Exchange | None) -> None:
         denial.layer = denial.layer or self.name
@@ -184,19 +185,14 @@ class RateLimitMiddleware(Deciding):
         return self._has_tiers
 
 
-def _telling(send: Send, limiting: Limiting) -> Send:
-    """Return a `send` that adds what is left of the limits to the answer, where the app does not say so itself."""
-
-    async def telling(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            added = limiting.headers()
-            if added:
-                own: Any = message.get("headers") or ()
-                said = {name.lower() for name, _ in own}
-                message = {**message, "headers": [*own, *(line for line in added if line[0] not in said)]}
-        await send(message)
-
-    return telling
+def _telling(limiting: Limiting, message: Message) -> Message:
+    """Return the beginning of an answer with what is left of the limits, where the app does not say so itself."""
+    added = limiting.headers()
+    if not added:
+        return message
+    own: Any = message.get("headers") or ()
+    said = {name.lower() for name, _ in own}
+    return {**message, "headers": [*own, *(line for line in added if line[0] not in said)]}
 
 
 def _styles(given: object) -> tuple[Style, ...]:

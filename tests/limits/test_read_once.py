@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 KEY = "sk-ci-7hG2kQ9zLw4XvB8nRt5YpD3mFc6Js1Ae"
 GOOD = [(b"x-api-key", KEY.encode())]
-CHAT = {"model": "gpt-4o-mini", "max_tokens": 100, "messages": []}
+CHAT: dict[str, object] = {"model": "gpt-4o-mini", "max_tokens": 100, "messages": []}
 MANY = 90_000
 DEAR = b'{"model":"gpt-4o","max_tokens":%d,"messages":[]}' % MANY
 NANO_EACH = 1_000

@@ -27,6 +27,8 @@ MICROSECONDS: Final = 1_000_000
 _SERVER_ERRORS: Final = 500
 _ERRORS: Final = 400
 _REMEMBERED: Final = 512
+_SHORT: Final = 256
+# Characters up to which it is remembered what becomes of a name.
 _MAX_METHOD: Final = 32
 
 _SUBJECT: Final = re.compile(r"(?:^|(?<=\+))(user|member|caller|end_user|address):.*?(?=\+| / |$)")
@@ -198,24 +200,37 @@ def _reserved(hold: Hold) -> Reserved:
 
 def without_person(name: str) -> str:
     """Return the name of a bucket, or a rule that is one, without whoever it is about."""
+    return (_without_person if len(name) <= _SHORT else _without_person.__wrapped__)(name)
+
+
+# A regular expression takes longer than all the rest, and most requests name what others have named.
+@lru_cache(maxsize=4096)
+def _without_person(name: str) -> str:
     return _SUBJECT.sub(r"\1", name)
 
 
 def _usage(usage: Usage) -> Usage:
-    if usage.model is None or masked(usage.model) == usage.model:
+    if usage.model is None or _name(usage.model) == usage.model:
         return usage
     return replace(usage, model=MASK)
 
 
 def _charge(charge: Charge) -> Charge:
-    if masked(charge.model) == charge.model:
+    if _name(charge.model) == charge.model:
         return charge
     return replace(charge, model=MASK)
 
 
+def _name(given: str) -> str:
+    return (_masked if len(given) <= _SHORT else masked)(given)
+
+
+_masked: Final = lru_cache(maxsize=4096)(masked)
+
+
 def _names(given: Sequence[Any]) -> tuple[str, ...]:
     # Notes have few of them already, with a last one that says so.
-    return tuple([masked(name) for name in (given if len(given) <= MAX_NAMES + 1 else few(given))])
+    return tuple([_name(name) for name in (given if len(given) <= MAX_NAMES + 1 else few(given))])
 
 
 def _microseconds(seconds: float) -> int:

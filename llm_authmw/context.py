@@ -22,6 +22,9 @@ CONTEXT_KEY: Final = "llm_authmw.context"
 _OF_STORES: Final = frozenset({"authorization_unavailable", "issuer_unavailable", "ledger_unavailable", "store_unavailable"})
 """Reasons of which each means that somebody who was asked has not answered."""
 
+MAX_SHADOWED: Final = 64
+"""Decisions beyond which none that is only on trial is noted: a socket may be denied at each of its frames, and goes on."""
+
 _shadowed: Final[Counter[tuple[str, str | None, str]]] = Counter()
 # By layer, rule and reason, each of them of the configuration: no request adds a new one of its own making.
 
@@ -165,7 +168,8 @@ class RequestContext(msgspec.Struct, eq=False):
 
     def record_shadow(self, denial: Denial) -> None:
         """Note a denial that is not enforced, since its layer or its rule is on trial; count it for the process."""
-        self.decided(Decision(denial.layer, "shadowed", denial.reason, None, None, denial.rule))
+        if len(self.decisions) < MAX_SHADOWED:
+            self.decided(Decision(denial.layer, "shadowed", denial.reason, None, None, denial.rule))
         self.store_trouble = self.store_trouble or denial.reason in _OF_STORES
         _shadowed[denial.layer, denial.rule, denial.reason] += 1
         if logger.isEnabledFor(logging.INFO):

@@ -125,13 +125,14 @@ def _rendered(
         (REASON_HEADER, reason.encode()),
     ]
     told = for_bearers(challenges, _error(status, reason, message, need))
-    headers += [(b"www-authenticate", challenge.encode()) for challenge in told]
+    headers += [(b"www-authenticate", challenge.encode(errors="replace")) for challenge in told]
     return headers, body
 
 
 def error_object(dialect: Dialect, status: int, reason: str, message: str, need: str | None) -> dict[str, Any]:
     """Return the error as that dialect's JSON object, with a stand-in of the same length for the request's id."""
-    text = message if need is None else f"{message} Needed: {need}."
+    # What is needed may quote the request, and a server may have put half a character where it found a byte that is none.
+    text = message if need is None else f"{message} Needed: {need}.".encode(errors="replace").decode()
     request_id = _ANY_REQUEST.decode()
     if dialect == "openai":
         kind = _OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")

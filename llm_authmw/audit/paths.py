@@ -22,15 +22,16 @@ _SHORTEST: Final = 20
 _MOST_CHANGES: Final = 6
 """How often letters and digits take turns, or a capital letter follows a small one, in a text that somebody has thought of."""
 
+# Each begins where it can begin, and not anywhere within what it begins with: else a long text takes the square of its length.
 _SHAPES: Final = re.compile(
     r"""
-      [a-z][a-z0-9-]{0,30}-[0-9a-z]{16}_[0-9A-Za-z]{20}      # a key of ours, or most of one
+      -[0-9a-z]{16}_[0-9A-Za-z]{20}                          # a key of ours, or most of one
     | (?<![A-Za-z0-9])(?:sk|pk|rk)[-_][A-Za-z0-9_-]{4}       # OpenAI, Anthropic, Stripe, LiteLLM, and master keys that follow them
     | (?<![A-Za-z0-9])(?:gh[pousr]_|github_pat_|glpat-|hf_|xox[abposre]-|AKIA|ASIA|AIza|ya29\.|npm_|pypi-)[A-Za-z0-9_-]{8}
     | eyJ[A-Za-z0-9_-]{5,}                                   # what every JSON Web Token begins with (RFC 7519 §3)
     | (?i:bearer|basic)[ +:=_-]+\S{4}
     | (?i:token|secret|passw(?:or)?d|api[_-]?key|credential|signature|code)s?[=:]\S                         # a name, and its value
-    | [^:@/\s]+:[^:@/\s]+@                                   # a user and a password in front of a host (RFC 3986 §3.2.1)
+    | (?<![^:@/\s])[^:@/\s]+:[^:@/\s]+@                      # a user and a password in front of a host (RFC 3986 §3.2.1)
     """,
     re.VERBOSE,
 )

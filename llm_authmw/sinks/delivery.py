@@ -82,6 +82,7 @@ class Delivery:
         self._lock = threading.Lock()
         self._background = Background()
         self._replaying: bool = False
+        self._telling: bool = False
         # Whether the spool, too, has refused what is in hand.
         self._kept_out: bool = False
         self._spool_first: Final = spool is not None and not transport.durable
@@ -90,6 +91,11 @@ class Delivery:
     def stuck(self) -> bool:
         """Whether the place has failed, and nothing else would take what comes."""
         return self.retries.problem is not None and self._hand is not None and (self._spool is None or self._kept_out)
+
+    @property
+    def untold(self) -> bool:
+        """Whether there are checkpoints that the anchor has yet to be told of."""
+        return bool(self._checkpoints)
 
     @property
     def idle(self) -> bool:
@@ -139,11 +145,9 @@ class Delivery:
         did = False
         while await self._step():
             did = True
-        while self._checkpoints:
-            await self._tell_anchor(self._checkpoints.popleft())
-        if self.flushes and self.idle and (not self._spooling or self.retries.problem is not None):
-            waiting, self.flushes[:] = list(self.flushes), []
-            settle_all(waiting)
+            self._tell_anchor_soon()
+        self._tell_anchor_soon()
+        self._settle_flushes()
         return did or not self.idle or self._spooling
 
     async def end(self, *, late: bool) -> None:
@@ -162,8 +166,7 @@ class Delivery:
                     self._try_hand(self._immediate, last)
         if last is not None and self._hand is last:
             await self._write_hand_and_wait()
-        while self._checkpoints:
-            await self._tell_anchor(self._checkpoints.popleft())
+        await self._tell_anchor()
         if late:
             hand, self._hand = self._hand or Batch([]), None
             tickets = self._queue.take_tickets(len(self._queue))
@@ -178,7 +181,7 @@ class Delivery:
         """Begin anew in the child of a fork: what waits is its parent's."""
         self._lock = threading.Lock()
         self._hand = None
-        self._background, self._replaying = Background(), False
+        self._background, self._replaying, self._telling = Background(), False, False
         self._linker.restart()
         self._checkpoints.clear()
         self.flushes.clear()
@@ -317,6 +320,8 @@ class Delivery:
                 settle_all([ticket], str(error))
             if tells(refused):
                 self._losses.count(1, f"refused for good: {error}")
+            elif refused.record.lost:
+                self._losses.recorded(-refused.record.lost)  # another record has to tell of them
             return True
         while batch.entries:
             first = Batch(batch.entries[:1])
@@ -348,10 +353,29 @@ class Delivery:
         if self._anchor is not None:
             self._checkpoints.extend(entry for entry in entries if entry.record.kind == "checkpoint")
 
-    async def _tell_anchor(self, entry: Entry) -> None:
-        if self._anchor is None:
-            return
+    def _settle_flushes(self) -> None:
+        if self.flushes and self.idle and (not self._spooling or self.retries.problem is not None):
+            waiting, self.flushes[:] = list(self.flushes), []
+            settle_all(waiting)
+
+    def _tell_anchor_soon(self) -> None:
+        """Tell the anchor beside this task: while records come all the time there is no end of them, and one that is slow holds none up."""
+        if self._checkpoints and not self._telling:
+            self._telling = True
+            self._background.start(self._tell_anchor_beside)
+
+    async def _tell_anchor_beside(self) -> None:
         try:
-            await self._anchor(entry)
-        except Exception as error:  # noqa: BLE001 - a user's function
-            logger.warning("a checkpoint could not be anchored (%s)", type(error).__name__)
+            await self._tell_anchor()
+        finally:
+            self._telling = False
+        self._settle_flushes()
+
+    async def _tell_anchor(self) -> None:
+        """Tell the anchor of every checkpoint that is written. What it is being told of when this is cancelled it is told of again."""
+        while self._checkpoints and self._anchor is not None:
+            try:
+                await self._anchor(self._checkpoints[0])
+            except Exception as error:  # noqa: BLE001 - a user's function
+                logger.warning("a checkpoint could not be anchored (%s)", type(error).__name__)
+            self._checkpoints.popleft()

@@ -10,6 +10,7 @@ from typing import Final
 
 from llm_authmw.clock import SYSTEM_CLOCK, Clock
 from llm_authmw.errors import ConfigurationError, SinkError
+from llm_authmw.sinks.disk import sync_folder
 from llm_authmw.trail.files import last_heads
 from llm_authmw.trail.record import Head
 
@@ -64,6 +65,9 @@ class LogFile:
         self._whole: frozenset[bytes] = frozenset()
         # Lines that were written since it was last seen that the path leads to this file.
         self._unseen: list[bytes] = []
+        # Whether the file may be without a name, or hold something else than what was read back from it, once the power has failed.
+        self._is_nameless: bool = False
+        self._is_doubtful: bool = False
         self._look_at: float = 0.0
         self._monotonic: Final = clock.monotonic
         self._check()
@@ -91,6 +95,8 @@ class LogFile:
             for _ in range(_ATTEMPTS):
                 descriptor = self._opened() if self._descriptor is None else self._descriptor
                 try:
+                    if self._is_doubtful:
+                        self._begin_anew(descriptor)
                     rest = self._append(descriptor, rest)
                 except OSError as error:
                     self._end = _UNKNOWN
@@ -119,20 +125,38 @@ class LogFile:
         if self._descriptor is not None:
             return self._descriptor
         try:
-            is_new = not self.path.exists()
+            self._is_nameless = self._fsync and (self._is_nameless or not self.path.exists())
             descriptor = os.open(self._name, _FLAGS, 0o600)
         except OSError as error:
             raise SinkError(f"cannot be opened: {error.strerror}") from error
+        try:
+            self._take_up(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+        return descriptor
+
+    def _take_up(self, descriptor: int) -> None:
+        """Look at a file that was opened, and see that it can be written to."""
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            os.close(descriptor)
             raise SinkError("is no plain file")
         _share(descriptor)
-        if self._fsync and is_new:
-            _sync_folder(self.path.parent)
+        if self._is_nameless:
+            try:
+                sync_folder(self.path.parent)
+            except OSError as error:
+                raise SinkError(f"its folder cannot be written: {error.strerror}") from error
+            self._is_nameless = False
         self.heads = last_heads(descriptor)
-        self._descriptor, self._place, self._end = descriptor, (found.st_dev, found.st_ino), _UNKNOWN
-        return descriptor
+        self._place, self._end = (found.st_dev, found.st_ino), _UNKNOWN
+
+    def _begin_anew(self, descriptor: int) -> None:
+        """See that the disk takes something again: a line break, as what stands before it may be gone, with its own."""
+        os.write(descriptor, b"\n")
+        self._sync(descriptor)
+        self._is_doubtful = False
 
     def _append(self, descriptor: int, lines: Sequence[bytes]) -> Sequence[bytes]:
         """Write once; return the lines that have to be written again."""
@@ -191,14 +215,15 @@ class LogFile:
             count -= len(line)
             whole += 1
         self._whole = self._whole.union(lines[:whole])
+        self._unseen += lines[:whole]
         return lines[whole:]
 
     def _sync(self, descriptor: int) -> None:
         try:
             os.fsync(descriptor)
         except OSError:
-            # The system may have thrown away what it could not write: all of it is written again.
-            self._whole = frozenset()
+            # The system may have thrown away what it could not write, says so once, and shows it still: all of it is written again.
+            self._whole, self._unseen, self._is_doubtful = frozenset(), [], True
             self._close()
             raise
 
@@ -233,17 +258,6 @@ class LogFile:
             raise ConfigurationError("path", f"{self.path} is no plain file")
 
 
-def _sync_folder(folder: Path) -> None:
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise SinkError(f"its folder cannot be written: {error.strerror}") from error
-
-
 def _share(descriptor: int) -> None:
     """Let others see that the file is being written to: `trail.erasure.prune_file` then leaves it alone.
 
@@ -253,7 +267,6 @@ def _share(descriptor: int) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(descriptor)
         raise SinkError("is being pruned") from None
     except OSError:
         return  # a file system without locks

@@ -166,7 +166,7 @@ class AuditSink:
         """
         # With a spool, what fails here is to be waited for.
         try:
-            return self._spool is None and self._started and self._delivery.write_at_once(record) is True
+            return self._spool is None and self._started and self._write_at_once(record) is True
         except SinkError:
             # What is in hand now is tried again by itself.
             if self._drainer.asleep:
@@ -184,7 +184,7 @@ class AuditSink:
         Raises:
             SinkError: it is not written, or not within the deadline. It may still be, where the place had been given it before that.
         """
-        done = self.accept_now(record) if self._spool is None else self._started and self._delivery.write_at_once(record)
+        done = self.accept_now(record) if self._spool is None else self._started and self._write_at_once(record)
         if done is True:
             return
         ticket = done or Ticket(record)
@@ -270,6 +270,12 @@ class AuditSink:
             self._spool.forked()
         self._transport.forked()
         self._started = False
+
+    def _write_at_once(self, record: Deferred) -> bool | Ticket:
+        done = self._delivery.write_at_once(record)
+        if done is True and self._drainer.asleep and self._delivery.untold:
+            self._drainer.wake()
+        return done
 
     def _take_in(self, ticket: Ticket, *, keep: bool) -> None:
         """Let a record wait for its turn.

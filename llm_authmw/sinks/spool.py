@@ -1,8 +1,10 @@
 """A folder where entries are kept while their place is down, and from where they go on in order, also after a restart."""
 
+import errno
 import fcntl
 import os
 import secrets
+import stat
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -11,14 +13,19 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from llm_authmw.background import logger
 from llm_authmw.errors import ConfigurationError, SinkError
+from llm_authmw.sinks.disk import sync_folder
 from llm_authmw.sinks.thread import OwnThread
 from llm_authmw.trail.entry import Entry
 
 SEGMENT: Final = 1024 * 1024
 """Bytes after which a new file is begun: a file that was replayed is removed as a whole, and replayed again where that is cut short."""
 _LENGTH: Final = 4
+_LONGEST: Final = 64 * 1024 * 1024
+"""Bytes of one entry: far more than any takes. What says that it is longer is none."""
 _SUFFIX: Final = ".spool"
+_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 
 T = TypeVar("T")
 
@@ -54,8 +61,11 @@ class _Segment:
         self.size += len(data)
 
     def load(self) -> list[tuple[Entry, int]]:
-        """Return the entries that are not done with, and where each of them ends. One that is torn, and what is behind it, is none."""
-        data = os.pread(self._descriptor, self.size - self.read, self.read)
+        """Return the next entries that are not done with, and where each of them ends. One that is torn, and what is behind it, is none."""
+        left = self.size - self.read
+        data = os.pread(self._descriptor, min(left, SEGMENT), self.read)
+        if len(data) < (first := _LENGTH + int.from_bytes(data[:_LENGTH], "big")) <= min(left, _LONGEST):
+            data = os.pread(self._descriptor, first, self.read)
         found: list[tuple[Entry, int]] = []
         at = 0
         while (start := at + _LENGTH) <= len(data) and (at := start + int.from_bytes(data[at:start], "big")) <= len(data):
@@ -98,6 +108,7 @@ class Spool:
         self._own: _Segment | None = None
         # Of the first of them, those that are not done with.
         self._loaded: Final[deque[tuple[Entry, int]]] = deque()
+        self._is_nameless: bool = False
         self._thread: Final = OwnThread("llm_authmw-spool")
 
     @property
@@ -157,9 +168,15 @@ class Spool:
             raise SinkError(f"the spool fails: {error.strerror}") from error
 
     def _adopt(self) -> None:
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make_folder()
+        if not _is_ours(self.folder.stat()):
+            logger.warning("%s can be written by others, who can remove what is kept there", self.folder)
         for path in sorted(self.folder.glob(f"*{_SUFFIX}")):
-            segment = _locked(path, os.O_RDWR)
+            try:
+                segment = _locked(path, os.O_RDWR)
+            except OSError as error:
+                logger.warning("%s is left alone: %s", path, error.strerror)
+                continue
             if segment is not None:
                 self._segments.append(segment)
                 self.size += segment.size
@@ -176,13 +193,27 @@ class Spool:
         self.size += len(data)
 
     def _begin(self) -> _Segment:
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make_folder()
         while True:
             self._number += 1
             # One that another process has taken over before it was locked is let go.
             segment = _locked(self.folder / f"{self._id}-{self._number:08d}{_SUFFIX}", os.O_RDWR | os.O_CREAT | os.O_EXCL)
             if segment is not None:
-                return segment
+                break
+        try:
+            sync_folder(self.folder)
+        except OSError:
+            segment.close(remove=True)
+            raise
+        return segment
+
+    def _make_folder(self) -> None:
+        if not self.folder.exists():
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._is_nameless = True
+        if self._is_nameless:
+            sync_folder(self.folder.parent)
+            self._is_nameless = False
 
     def _oldest(self, most: int) -> list[Entry]:
         self._load()
@@ -222,16 +253,35 @@ class Spool:
 
 
 def _locked(path: Path, flags: int) -> _Segment | None:
-    """Open a file; return None where another process has it."""
+    """Open a file; return None where another process has it.
+
+    Raises:
+        OSError: it cannot be opened, or is not one that we have made.
+    """
     try:
-        descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        # A link may lead anywhere, and opening a FIFO may wait for whoever writes to it.
+        descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY, 0o600)
     except FileNotFoundError:  # whoever had it has finished it
         return None
     try:
+        _refuse_others(os.fstat(descriptor))
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(descriptor).st_nlink:
             return _Segment(path, descriptor)
     except BlockingIOError:
         pass
+    except BaseException:
+        os.close(descriptor)
+        raise
     os.close(descriptor)
     return None
+
+
+def _refuse_others(found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode) or not _is_ours(found) or found.st_nlink > 1:
+        raise PermissionError(errno.EPERM, "it is not a file that this user alone can have made")
+
+
+def _is_ours(found: os.stat_result) -> bool:
+    """Say whether nobody else can write there, but for whoever can write everywhere."""
+    return found.st_uid == os.geteuid() and not found.st_mode & _OTHERS

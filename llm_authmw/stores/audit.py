@@ -7,7 +7,7 @@ from typing import Final, Protocol, Unpack
 
 from llm_authmw.background import Background, logger
 from llm_authmw.clock import SYSTEM_CLOCK, Clock
-from llm_authmw.errors import ConfigurationError, SinkError, StoreError
+from llm_authmw.errors import ConfigurationError, ConflictError, SinkError, StoreError
 from llm_authmw.resource import Resource
 from llm_authmw.sinks.options import SinkOptions
 from llm_authmw.sinks.sink import AuditSink
@@ -125,6 +125,8 @@ class _StoreTransport:
         """See `Transport`."""
         try:
             await asking("audit", "append", partial(self._entries.append, entries), monotonic=self._clock.monotonic)
+        except ConflictError as error:
+            raise SinkError(str(error), permanent=True) from error
         except StoreError as error:
             raise SinkError(str(error)) from error
         now = self._clock.monotonic()

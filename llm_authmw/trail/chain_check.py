@@ -3,12 +3,12 @@
 import re
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
-from typing import Final, NamedTuple
+from typing import Final
 
 from llm_authmw.errors import InvalidValueError
 from llm_authmw.trail.chain import START, link_hash
 from llm_authmw.trail.checkpoints import VerifyingKey
-from llm_authmw.trail.findings import Alarm, Finding, Notice
+from llm_authmw.trail.findings import Alarm, Finding, Notice, Place
 from llm_authmw.trail.reading import Line, read_checkpoint, unsigned
 from llm_authmw.trail.record import Checkpoint, Record
 
@@ -16,13 +16,6 @@ _WINDOW: Final = 8_192
 """So many of a writer's last hashes are remembered at least."""
 
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
-
-
-class Place(NamedTuple):
-    """A line of a file, from 1 on."""
-
-    file: str
-    line: int
 
 
 class _Hashes:
@@ -181,7 +174,7 @@ class ChainCheck:
         return None if key.verifies(signed[1], digest) else ("bad_signature", "the signature of a checkpoint is wrong")
 
     def _finding(self, kind: Alarm | Notice, place: Place, sequence: int, text: str) -> Finding:
-        return Finding(kind=kind, text=text, file=place.file, line=place.line, writer=self._writer, sequence=sequence)
+        return place.finding(kind, text, writer=self._writer, sequence=sequence)
 
 
 def person_is_altered(entry: Line) -> bool:

@@ -63,10 +63,11 @@ class AuditStore(Protocol):
     """The entries that a store keeps."""
 
     async def append(self, entries: Sequence[Entry]) -> None:
-        """Keep entries, and add them to the sums of use. Entries that are there already (by writer and sequence) change nothing.
+        """Keep entries, and add them to the sums of use. Entries that are there already (by writer, sequence and hash) change nothing.
 
         Raises:
             StoreError: they are not kept.
+            ConflictError: another entry stands in the place of one of them, and they are not kept.
         """
 
     async def search(self, query: RecordQuery) -> Sequence[StoredEntry]:

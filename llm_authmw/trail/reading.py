@@ -93,7 +93,8 @@ def _problem(text: bytes) -> str | None:
 
 
 def is_torn(line: bytes) -> bool:
-    """Say whether a line is the beginning of an entry whose end is missing."""
+    """Say whether a line is the beginning of an entry whose end is missing, or is zeros; these also stand where an end has been."""
+    line = line.rstrip(b"\0")
     if not any(line.startswith(beginning) or beginning.startswith(line) for beginning in BEGINNINGS) or not _PRINTABLE.fullmatch(line):
         return False
     problem = _problem(line)
@@ -103,7 +104,10 @@ def is_torn(line: bytes) -> bool:
 
 
 def behind_torn(line: bytes) -> int | None:
-    """Return where in a line that is no entry one begins, behind another whose end is missing; None where none does."""
+    """Return where in a line that is no entry one begins, behind another whose end is missing, or zeros; None where none does."""
+    zeros = len(line) - len(line.lstrip(b"\0"))
+    if zeros and parse(line[zeros:]) is not None:
+        return zeros
     if not line.startswith(BEGINNINGS):
         return None
     # An entry holds such a beginning only within a person's changes, and then is one itself.

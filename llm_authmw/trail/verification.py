@@ -6,11 +6,11 @@ What is verified is each writer's chain. Lines of different writers may change p
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from llm_authmw.trail.chain_check import ChainCheck, Place, person_is_altered
+from llm_authmw.trail.chain_check import ChainCheck, person_is_altered
 from llm_authmw.trail.checkpoints import VerifyingKey
 from llm_authmw.trail.encoding import MAX_LINE
-from llm_authmw.trail.findings import Alarm, Finding, Notice, Report
-from llm_authmw.trail.reading import Line, behind_torn, is_torn, parse
+from llm_authmw.trail.findings import Alarm, Finding, Notice, Place, Report
+from llm_authmw.trail.reading import Line, behind_torn, is_checkpoint, is_torn, parse
 from llm_authmw.trail.record import Head, Record
 
 ANCHORS: Final = "anchors"
@@ -53,7 +53,7 @@ class Verifier:
         self._awaited: Final[dict[tuple[str, int], list[_Witness]]] = {}
         self._fragments: list[tuple[bytes, Place]] = []
         self._findings: Final[list[Finding]] = []
-        self._files: Final[dict[str, int]] = {ANCHORS: -1}
+        self._files: Final[dict[str | None, int]] = {ANCHORS: -1}
         for number, line in enumerate(anchors, 1):
             self._anchor(line.removesuffix(b"\n"), Place(ANCHORS, number))
 
@@ -62,8 +62,14 @@ class Verifier:
         for number, line in enumerate(lines, 1):
             self.add(line, file=file, number=number)
 
-    def add(self, line: bytes, *, file: str, number: int) -> None:
-        """Read one line, with or without its line break."""
+    def add(self, line: bytes, *, file: str | None, number: int) -> None:
+        """Read one line, with or without its line break.
+
+        Args:
+            line: The line.
+            file: The file that it is in; None for an entry of a store.
+            number: Which of the file's lines it is, from 1 on, or the entry's position in the store.
+        """
         self._files.setdefault(file, len(self._files))
         self._counts.lines += 1
         place = Place(file, number)
@@ -95,7 +101,7 @@ class Verifier:
             signatures=sum(chain.signatures for chain in self._chains.values()),
             forgotten=counts.forgotten,
         )
-        for finding in sorted(self._findings, key=lambda one: (self._files.get(one.file or "", 0), one.line or 0)):
+        for finding in sorted(self._findings, key=lambda one: (self._files.get(one.file, 0), one.line or one.position or 0)):
             report.add(finding)
         return report
 
@@ -110,8 +116,8 @@ class Verifier:
             self._note("person_altered", place, "what it says of a person is not what it said when it was written", entry)
         findings, record = chain.take(entry, place)
         self._findings.extend(findings)
+        self._counts.checkpoints += is_checkpoint(entry.sealed)
         if record is not None and record.checkpoint is not None:
-            self._counts.checkpoints += 1
             for writer, head in record.checkpoint.seen.items():
                 self._seen(writer, _Witness(head, place, f"a checkpoint of {entry.writer}"))
         witnesses = self._awaited.get((entry.writer, entry.sequence))
@@ -148,17 +154,13 @@ class Verifier:
             self._cut_off(writer, witness, f"the end of the chain of this writer, from entry {chain.next} on,")
         elif chain.hash_at(head.sequence) is not None:
             text = f"{witness.who} saw another entry at this place"
-            self._findings.append(
-                Finding(kind="edited", text=text, file=witness.place.file, line=witness.place.line, writer=writer, sequence=head.sequence)
-            )
+            self._findings.append(witness.place.finding("edited", text, writer=writer, sequence=head.sequence))
         # Else it is known to be missing already, or was read too long ago to tell.
 
     def _cut_off(self, writer: str, witness: _Witness, what: str) -> None:
         sequence = witness.head.sequence
         text = f"{what} is not here; {witness.who} saw entry {sequence}"
-        self._findings.append(
-            Finding(kind="cut_off", text=text, file=witness.place.file, line=witness.place.line, writer=writer, sequence=sequence)
-        )
+        self._findings.append(witness.place.finding("cut_off", text, writer=writer, sequence=sequence))
 
     def _anchor(self, line: bytes, place: Place) -> None:
         entry = parse(line)
@@ -183,13 +185,17 @@ class Verifier:
         if at is not None:
             self._torn(line[:at], place)
             return line[at:], parse(line[at:])
-        if len(line) <= MAX_LINE and is_torn(line):
+        if len(line.strip(b"\0")) <= MAX_LINE and is_torn(line):
             self._torn(line, place)
         else:
             self._note("foreign", place, f"{len(line)} bytes that are no entry")
         return line, None
 
-    def _torn(self, fragment: bytes, place: Place) -> None:
+    def _torn(self, line: bytes, place: Place) -> None:
+        fragment = line.rstrip(b"\0")
+        if not fragment:
+            self._note("torn", place, f"{len(line)} zeros in the place of what the disk has lost")
+            return
         if len(self._fragments) == _MAX_FRAGMENTS:
             gone, there = self._fragments.pop(0)
             self._note("torn", there, f"{len(gone)} bytes of an entry that was not written to its end")
@@ -203,7 +209,7 @@ class Verifier:
 
     def _note(self, kind: Alarm | Notice, place: Place, text: str, entry: Line | None = None) -> None:
         writer, sequence = (None, None) if entry is None else (entry.writer, entry.sequence)
-        self._findings.append(Finding(kind=kind, text=text, file=place.file, line=place.line, writer=writer, sequence=sequence))
+        self._findings.append(place.finding(kind, text, writer=writer, sequence=sequence))
 
 
 def verify(

@@ -9,6 +9,7 @@ import pytest
 
 from llm_authmw.call import Charge, Usage
 from llm_authmw.context import Decision
+from llm_authmw.errors import ConflictError
 from llm_authmw.stores.audit import TrailStore
 from llm_authmw.stores.store import Backend
 from llm_authmw.testing import ManualClock
@@ -70,6 +71,19 @@ async def test_entries_that_are_there_already_change_nothing_and_are_counted_onc
     await audit.append(entries[2:])
     assert [entry.line for entry in entries] == await lines(audit)
     assert [5] == [row.requests for row in await audit.usage(UsageQuery())]
+
+
+async def test_an_entry_in_whose_place_another_one_stands_is_refused_and_changes_nothing(audit: TrailStore, chain: Chain) -> None:
+    first = chain.link_all([record(1)])
+    second = chain.link(record(2))
+    forged = msgspec.structs.replace(Chain().link(record(3)), writer=second.writer, sequence=second.sequence)
+    await audit.append([*first, forged])
+    kept = await lines(audit)
+    for entries in ([second], [*first, second], [second, chain.link(record(4))]):
+        with pytest.raises(ConflictError, match="another entry stands in the place"):
+            await audit.append(entries)
+    assert kept == await lines(audit)
+    assert [2] == [row.requests for row in await audit.usage(UsageQuery())]
 
 
 async def test_an_entry_that_is_twice_in_one_batch_is_there_once(audit: TrailStore, chain: Chain) -> None:

@@ -2,6 +2,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -10,12 +11,14 @@ import pytest
 from llm_authmw import telemetry
 from llm_authmw.errors import ConfigurationError, SinkError
 from llm_authmw.history import HistoryEntry
+from llm_authmw.sinks.file import FileSink
 from llm_authmw.sinks.losses import INTERVAL
 from llm_authmw.sinks.only import Only
 from llm_authmw.sinks.retries import Retries
 from llm_authmw.sinks.sink import AuditSink
 from llm_authmw.testing import ManualClock
 from llm_authmw.testing.places import Place, make_record
+from llm_authmw.trail.entry import Entry
 from llm_authmw.trail.record import Record
 from llm_authmw.trail.verification import verify
 
@@ -382,6 +385,76 @@ async def test_checkpoints_are_anchored_once_they_are_written() -> None:
         for _ in range(15):
             sink.put(make_record())
     assert ["opened", "running", "closed"] == anchored
+
+
+async def test_checkpoints_are_anchored_while_records_come_without_a_pause() -> None:
+    place, told = Place(), anyio.Event()
+    seen: list[Entry] = []
+
+    async def anchor(entry: Entry) -> None:
+        seen.append(entry)
+        if len(seen) >= 3:
+            told.set()
+
+    sink = AuditSink(place, anchor=anchor, checkpoint_every=5, deadline=30)
+    await sink.start()
+
+    async def write() -> None:
+        # Far more than it takes.
+        for _ in range(10_000):
+            if told.is_set():
+                return
+            await sink.accept(make_record())
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(write)
+    assert told.is_set()
+    await sink.aclose()
+
+
+async def test_checkpoints_are_anchored_where_each_record_is_written_at_once(tmp_path: Path) -> None:
+    told = anyio.Event()
+    seen: list[Entry] = []
+
+    async def anchor(entry: Entry) -> None:
+        seen.append(entry)
+        if len(seen) >= 3:
+            told.set()
+
+    sink = FileSink(tmp_path / "audit.jsonl", fsync=False, anchor=anchor, checkpoint_every=5)
+    await sink.start()
+    for _ in range(20):
+        await sink.accept(make_record())
+    with anyio.fail_after(20):
+        await told.wait()
+    await sink.aclose()
+    assert [entry.line + b"\n" for entry in seen] == [
+        line for line in (tmp_path / "audit.jsonl").read_bytes().splitlines(keepends=True) if b'"kind":"checkpoint"' in line
+    ]
+
+
+async def test_an_anchor_that_is_slow_holds_no_record_up() -> None:
+    place, asked = Place(), anyio.Event()
+    seen: list[Entry] = []
+    go_on = anyio.Event()
+
+    async def anchor(entry: Entry) -> None:
+        asked.set()
+        await go_on.wait()
+        seen.append(entry)
+
+    sink = AuditSink(place, anchor=anchor, checkpoint_every=5, deadline=30)
+    await sink.start()
+    with anyio.fail_after(4):
+        await sink.accept(make_record())
+        await asked.wait()
+        for _ in range(20):
+            await sink.accept(make_record())
+    assert [] == seen
+    go_on.set()
+    await sink.aclose()
+    assert [entry.hash for entry in place.entries if entry.record.kind == "checkpoint"] == [entry.hash for entry in seen]
 
 
 @pytest.mark.parametrize(

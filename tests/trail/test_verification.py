@@ -220,6 +220,11 @@ def test_what_was_removed_for_its_age_is_missing_unless_that_is_said() -> None:
     assert 2 == len(entries)
 
 
+def test_a_checkpoint_with_a_signature_that_is_not_right_is_one_still() -> None:
+    report = verify(LINES, keys=[VerifyingKey(SigningKey(make_signing_key()).public_pem)])
+    assert (len(ANCHORS), 0) == (report.checkpoints, report.signatures)
+
+
 def test_several_files_are_one_trail_and_findings_say_in_which() -> None:
     verifier = Verifier(keys=[PUBLIC], anchors=ANCHORS)
     verifier.read(LINES[:10], file="old")
@@ -239,7 +244,24 @@ def test_an_anchor_that_is_none_is_an_alarm() -> None:
 def test_many_findings_are_counted_and_no_notice_hides_an_alarm() -> None:
     report = verify([b"\n"] * 3_000 + [b"nonsense\n"])
     assert ["foreign"] == kinds(alarms(report))
-    assert (2_000, False) == (report.more, report.sound)
+    assert (0, 2_000, False) == (report.more_alarms, report.more_notices, report.sound)
+    report = verify([b"nonsense\n"] * 3_000 + [b"\n"])
+    assert (["blank"], 1_000) == (kinds(report.notices), len(report.alarms))
+    assert (2_000, 0, False) == (report.more_alarms, report.more_notices, report.sound)
+
+
+def test_what_is_in_a_store_has_a_position_there_and_no_line() -> None:
+    verifier = Verifier(keys=[PUBLIC], anchors=[*ANCHORS, b"nonsense"])
+    for number, line in enumerate([*LINES[:5], *LINES[6:-1]]):
+        verifier.add(line, file=None, number=70 + number)
+    places = [(finding.kind, finding.file, finding.line, finding.position) for finding in verifier.report().findings]
+    number = len(ANCHORS) + 1
+    assert ("bad_anchor", "anchors", number, None) == next(place for place in places if place[0] == "bad_anchor")
+    (missing,) = [place for place in places if place[0] == "missing"]
+    assert (None, None) == missing[1:3]
+    assert 75 <= (missing[3] or 0) < 70 + len(LINES)
+    # In the order of the anchors first, and of the positions then.
+    assert sorted(places, key=lambda place: (place[1] is None, place[2] or 0, place[3] or 0)) == places
 
 
 def test_every_kind_of_finding_is_explained() -> None:

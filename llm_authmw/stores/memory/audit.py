@@ -7,10 +7,11 @@ from typing import Final
 
 import msgspec
 
+from llm_authmw.errors import ConflictError
 from llm_authmw.stores.trail.report import Report, days_of, filters_of
 from llm_authmw.stores.trail.retention import removable
 from llm_authmw.stores.trail.sums import Combination, Holder, Sum, Sums, placed, places, sums_of
-from llm_authmw.stores.trail.terms import end_user_term, personal_terms_of, storable, stored_entry, terms_of, user_term, wanted_terms
+from llm_authmw.stores.trail.terms import TAKEN, end_user_term, personal_terms_of, storable, stored_entry, terms_of, user_term, wanted_terms
 from llm_authmw.trail.entry import Entry
 from llm_authmw.trail.protocols import RecordQuery, StoredEntry, UsageQuery, UsageRow
 
@@ -35,7 +36,8 @@ class MemoryAudit:
         self._lock: Final = threading.Lock()
         self._entries: Final[dict[int, _Kept]] = {}
         """By position, the oldest first."""
-        self._present: Final[set[tuple[str, int]]] = set()
+        self._present: Final[dict[tuple[str, int], str]] = {}
+        """The hashes of entries, by writer and sequence."""
         self._last: int = 0
         self._sums: Final[Sums] = {}
         self._of_holder: Final[Counter[Holder]] = Counter()
@@ -53,13 +55,15 @@ class MemoryAudit:
         """See `AuditStore`."""
         with self._lock:
             given = {(entry.writer, entry.sequence): entry for entry in entries}
+            if any(self._present.get(key, entry.hash) != entry.hash for key, entry in given.items()):
+                raise ConflictError(TAKEN)
             new = [entry for key, entry in given.items() if key not in self._present]
             for entry in new:
                 self._last += 1
                 record = entry.record
                 kept = _Kept(entry, frozenset(terms_of(record)), frozenset(personal_terms_of(record)))
                 self._entries[self._last] = kept
-                self._present.add((entry.writer, entry.sequence))
+                self._present[entry.writer, entry.sequence] = entry.hash
             for position in list(self._entries)[: max(0, len(self._entries) - MAX_ENTRIES)]:
                 self._drop(position)
             self._count(sums_of([entry.record for entry in new]))
@@ -112,7 +116,7 @@ class MemoryAudit:
 
     def _drop(self, position: int) -> None:
         entry = self._entries.pop(position).entry
-        self._present.discard((entry.writer, entry.sequence))
+        self._present.pop((entry.writer, entry.sequence), None)
 
     def _count(self, sums: Sums) -> None:
         known = {place for combination in sums for place in places(combination) if place in self._sums}

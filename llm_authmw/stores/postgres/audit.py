@@ -5,13 +5,14 @@ from typing import Any, Final
 
 import msgspec
 
+from llm_authmw.errors import ConflictError
 from llm_authmw.stores.postgres import usage_sums
 from llm_authmw.stores.postgres.database import Database, Work
 from llm_authmw.stores.postgres.pool import Connection
 from llm_authmw.stores.postgres.statements import Statement
 from llm_authmw.stores.trail.report import days_of
 from llm_authmw.stores.trail.sums import MAX_SUMS, MAX_SUMS_OF_ONE, sums_of
-from llm_authmw.stores.trail.terms import end_user_term, personal_terms_of, storable, stored_entry, terms_of, user_term, wanted_terms
+from llm_authmw.stores.trail.terms import TAKEN, end_user_term, personal_terms_of, storable, stored_entry, terms_of, user_term, wanted_terms
 from llm_authmw.trail.entry import Entry
 from llm_authmw.trail.protocols import RecordQuery, StoredEntry, UsageQuery, UsageRow
 
@@ -19,6 +20,12 @@ AT_ONCE: Final = 1000
 """Entries that one transaction removes, or forgets the persons of, at most: others wait for its end."""
 
 _APPEND: Final = "SELECT authmw_audit_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
+_OTHERS: Final = """
+    SELECT EXISTS (
+        SELECT FROM unnest($1::text[], $2::bigint[], $3::text[]) AS given (writer, sequence, hash)
+        JOIN authmw_audit_entries AS e USING (writer, sequence) WHERE e.hash <> given.hash
+    )
+"""
 _FORGET: Final = "SELECT authmw_audit_forget($1, $2, $3, $4, $5)"
 _REMOVE: Final = "SELECT authmw_audit_remove($1, $2, $3)"
 # Where each writer's chain may be cut: at its last checkpoint before the first entry that is to be kept, or at its end where there is none.
@@ -77,7 +84,10 @@ class PostgresAudit:
             found: str | None = await self._database.statement(_call(_APPEND, *_append_values(list(left.values()))))
             if found is None:
                 return
-            # The answer to an earlier try was lost, or it ended late.
+            # The answer to an earlier try was lost, or it ended late; or somebody has put something else there.
+            given = [[entry.writer, entry.sequence, entry.hash] for entry in left.values()]
+            if await self._database.read(_call(_OTHERS, *map(list, zip(*given, strict=True)))):
+                raise ConflictError(TAKEN)
             for key in _present.decode(found):
                 left.pop(key, None)
 

@@ -6,8 +6,9 @@ from typing import Any, Final
 
 import msgspec
 
+from llm_authmw.errors import ConflictError
 from llm_authmw.stores.sqlite.lots import decoded, flat, insert_rows, lots
-from llm_authmw.stores.trail.terms import end_user_term, personal_terms_of, storable, stored_entry, terms_of, user_term, wanted_terms
+from llm_authmw.stores.trail.terms import TAKEN, end_user_term, personal_terms_of, storable, stored_entry, terms_of, user_term, wanted_terms
 from llm_authmw.trail.entry import Entry
 from llm_authmw.trail.protocols import RecordQuery, StoredEntry
 
@@ -15,7 +16,7 @@ AT_ONCE: Final = 500
 """Entries that one transaction removes, or forgets the persons of, at most: others wait for its end."""
 
 _COLUMNS: Final = "position, writer, sequence, time, kind, tenant, realm, outcome, hash, sealed, person, terms"
-_PRESENT: Final = "SELECT json_group_array(sequence) FROM entries WHERE writer = ? AND sequence BETWEEN ? AND ?"
+_PRESENT: Final = "SELECT json_group_object(sequence, hash) FROM entries WHERE writer = ? AND sequence BETWEEN ? AND ?"
 _LAST: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'entries'"
 _AGAIN: Final = "ON CONFLICT DO NOTHING"  # the last row of a lot may be in it more than once
 # Here and below, names are our own and values are parameters.
@@ -55,13 +56,17 @@ _DROP_TERMS: Final = """
 _DROP: Final = "DELETE FROM entries WHERE position IN (SELECT value FROM json_each(?))"
 
 _numbers: Final = msgspec.json.Decoder(list[int])
-_sequences: Final = msgspec.json.Decoder(frozenset[int])
+_hashes: Final = msgspec.json.Decoder(dict[int, str])
 _names: Final = msgspec.json.Decoder(list[str])
 _entries: Final = msgspec.json.Decoder(list[tuple[int, str, int, str, str, str | None]])
 
 
 def add(connection: sqlite3.Connection, entries: Sequence[Entry]) -> list[Entry]:
-    """Write those entries that are not there yet, and return them."""
+    """Write those entries that are not there yet, and return them.
+
+    Raises:
+        ConflictError: another one stands in the place of one of them.
+    """
     new = _without_present(connection, entries)
     if not new:
         return new
@@ -129,7 +134,9 @@ def _without_present(connection: sqlite3.Connection, entries: Sequence[Entry]) -
     found: list[Entry] = []
     for writer, own in by_writer.items():
         (text,) = connection.execute(_PRESENT, (writer, min(own), max(own))).fetchone()
-        present = decoded(_sequences, text)
+        present = decoded(_hashes, text)
+        if any(present.get(sequence, entry.hash) != entry.hash for sequence, entry in own.items()):
+            raise ConflictError(TAKEN)
         found += [entry for sequence, entry in own.items() if sequence not in present]
     return found
 

@@ -12,6 +12,9 @@ MAX_TERM: Final = 200
 _TOLD_APART: Final = 16
 """Hexadecimal digits of that digest."""
 
+TAKEN: Final = "another entry stands in the place of one of these: somebody else has put it there"
+"""What `append` says where an entry cannot be kept, of which nobody but its writer can have known the place and the hash."""
+
 _UNREAD: Final = Record(time=0, kind="request")
 
 

@@ -255,9 +255,9 @@ class AuthenticationLayer(GivesIdentity):
                 raise
         finally:
             unpublish(token)
-            if context.authentication is run:
-                # It knows the context too: neither is to wait, with the headers of the request, until garbage is collected.
-                context.authentication = run.outer
+            # What stands knows the context too: neither is to wait, with the headers of the request, until garbage is collected. The run
+            # itself stays: whoever sent the request on twice may have left a copy running, and it says what is a credential there.
+            run.standing = run.edge_standing = None
 
     def _check_the_run(self) -> None:
         layer = self.neighbour

@@ -177,3 +177,37 @@ def test_each_query_parameter_that_an_app_may_prefer_is_removed(name: str) -> No
 def test_a_second_authorization_never_survives_beside_ours() -> None:
     headers = [(b"authorization", b"Bearer sk-one"), (b"Authorization", b"Bearer sk-two"), (b"AUTHORIZATION", b"Basic YTpi")]
     assert [OURS] == seen_by_the_app(alone, Witness(), headers=headers)["headers"]
+
+
+@pytest.mark.anyio
+async def test_a_copy_of_a_request_that_is_left_running_shows_the_app_no_credential_either() -> None:
+    witness, other_is_over = Witness(), anyio.Event()
+
+    class Hedges:
+        """Sends a request on twice, takes the first answer, and lets the other go on."""
+
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            async def late() -> None:
+                await other_is_over.wait()
+                await self.app(dict(scope), receive, nowhere)
+
+            tasks.start_soon(late)
+            await self.app(dict(scope), receive, send)
+
+    async def nowhere(_: Any) -> None:
+        pass
+
+    app = Stack(
+        Middleware(KeyAuthMiddleware, keys=StaticKeys({"ci": KEY}), header=OWN_HEADER.decode()),
+        Middleware(Hedges),
+        Middleware(UpstreamCredentialMiddleware, bearer="sk-upstream"),
+    )(witness)
+    async with anyio.create_task_group() as tasks:
+        answer = await request(app, "GET /v1/models", headers=[(OWN_HEADER, KEY.encode())])
+        assert 200 == answer.status
+        other_is_over.set()
+    assert 2 == len(witness.scopes)
+    assert not any(KEY.encode() in value for scope in witness.scopes for _, value in scope["headers"])
